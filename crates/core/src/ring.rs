@@ -1,0 +1,559 @@
+//! The ring itself: set-up with its fallbacks, registration calls, enter, and the two queues.
+//!
+//! May touch the kernel. Never decides when to enter (that is `engine`) and never makes an SQE:
+//! it takes only [`Sqe`]s, which `in_flight` makes over resources that it keeps.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{Ordering, fence};
+
+use io_uring::{EnterFlags, IoUring, Probe, SubmissionQueue, cqueue, opcode};
+
+use crate::arena::Address;
+use crate::in_flight::Sqe;
+
+/// How completion work reaches this thread, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TaskRun {
+    /// `SINGLE_ISSUER | DEFER_TASKRUN | TASKRUN_FLAG` (6.1): only when we enter with GETEVENTS.
+    Defer,
+    /// `COOP_TASKRUN | TASKRUN_FLAG` (5.19): at our next system call, without an interrupt.
+    Cooperative,
+    /// No flag: the kernel interrupts the thread.
+    Interrupt,
+}
+
+/// What to ask of `io_uring_setup(2)`. Each wish that a kernel refuses with EINVAL is given up,
+/// newest first, until it accepts; [`Capabilities`] says what was granted.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Entries of the submission queue; the kernel rounds up to a power of two.
+    pub entries: u32,
+    /// Entries of the completion queue; must not be smaller than `entries`.
+    pub cq_entries: u32,
+    /// The best kind of task running to try.
+    pub task_run: TaskRun,
+    /// Try `IORING_SETUP_NO_SQARRAY` (6.6): one indirection less for each SQE.
+    pub no_sq_array: bool,
+    /// Try `IORING_SETUP_SUBMIT_ALL` (5.18): one bad SQE does not end the submission.
+    pub submit_all: bool,
+    /// Try `IORING_REGISTER_RING_FDS` (5.18): no descriptor look-up at each enter.
+    pub registered_descriptor: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            entries: 1024,
+            cq_entries: 4096,
+            task_run: TaskRun::Defer,
+            no_sq_array: true,
+            submit_all: true,
+            registered_descriptor: true,
+        }
+    }
+}
+
+impl Setup {
+    /// The set-ups to try in turn. The newest wish goes first, so that a kernel loses no more than
+    /// it has to: NO_SQARRAY (6.6), DEFER_TASKRUN (6.1), COOP_TASKRUN (5.19), SUBMIT_ALL (5.18).
+    fn ladder(self) -> Vec<Self> {
+        let mut rungs = vec![self];
+        let mut rung = self;
+        if rung.no_sq_array {
+            rung.no_sq_array = false;
+            rungs.push(rung);
+        }
+        if rung.task_run == TaskRun::Defer {
+            rung.task_run = TaskRun::Cooperative;
+            rungs.push(rung);
+        }
+        if rung.task_run == TaskRun::Cooperative {
+            rung.task_run = TaskRun::Interrupt;
+            rungs.push(rung);
+        }
+        if rung.submit_all {
+            rung.submit_all = false;
+            rungs.push(rung);
+        }
+        rungs
+    }
+
+    fn build(self) -> io::Result<IoUring> {
+        let mut builder = IoUring::builder();
+        // DONTFORK: a child made by fork(2) must not share the ring's memory with us.
+        builder.dontfork().setup_clamp().setup_cqsize(self.cq_entries);
+        match self.task_run {
+            TaskRun::Defer => {
+                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+            }
+            TaskRun::Cooperative => {
+                builder.setup_coop_taskrun().setup_taskrun_flag();
+            }
+            TaskRun::Interrupt => {}
+        }
+        if self.no_sq_array {
+            builder.setup_no_sqarray();
+        }
+        if self.submit_all {
+            builder.setup_submit_all();
+        }
+        builder.build(self.entries)
+    }
+}
+
+/// What the kernel granted.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    /// The granted set-up; `entries` and `cq_entries` are the kernel's own numbers.
+    pub setup: Setup,
+    /// `IORING_FEAT_*` bits that this library looks at, by their name in `io_uring_setup(2)`.
+    pub features: Vec<(&'static str, bool)>,
+    /// For each operation of ours, by name, whether `IORING_REGISTER_PROBE` says that it exists.
+    pub operations: Vec<(&'static str, bool)>,
+}
+
+/// `struct io_uring_rsrc_update`.
+#[repr(C)]
+struct RsrcUpdate {
+    offset: u32,
+    resv: u32,
+    data: u64,
+}
+
+/// An `io_uring` instance, used by one thread.
+pub struct Ring {
+    io: IoUring,
+    granted: Setup,
+    /// What enter is given as `fd`: the descriptor, or its index when it is registered.
+    enter_fd: RawFd,
+    enter_flags: u32,
+    /// Most entries that the kernel is offered at once: how tests make it take a part, which it does
+    /// by itself only when it runs out of memory.
+    #[cfg(test)]
+    pub(crate) offered_max: u32,
+}
+
+impl Ring {
+    /// Sets a ring up with the best of `wish` that the kernel accepts.
+    ///
+    /// # Errors
+    /// The errno of `io_uring_setup(2)`: ENOSYS and EPERM where `io_uring` is missing or forbidden,
+    /// ENOMEM where RLIMIT_MEMLOCK is too small (before 5.12), EMFILE; EINVAL when even a plain ring
+    /// is refused; EOPNOTSUPP where IORING_FEAT_NODROP (5.5) is missing, without which completions
+    /// can be lost.
+    pub fn new(wish: Setup) -> io::Result<Self> {
+        let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
+        for rung in wish.ladder() {
+            match rung.build() {
+                Ok(io) => return Self::with(io, rung),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused)
+    }
+
+    fn with(io: IoUring, mut granted: Setup) -> io::Result<Self> {
+        if !io.params().is_feature_nodrop() {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        granted.entries = io.params().sq_entries();
+        granted.cq_entries = io.params().cq_entries();
+        let mut ring = Self {
+            enter_fd: io.as_raw_fd(),
+            enter_flags: 0,
+            io,
+            granted,
+            #[cfg(test)]
+            offered_max: u32::MAX,
+        };
+        if granted.registered_descriptor {
+            ring.granted.registered_descriptor = ring.register_own_descriptor().is_ok();
+        }
+        Ok(ring)
+    }
+
+    /// Registers the ring's own descriptor for this thread, `IORING_REGISTER_RING_FDS` (5.18).
+    /// `io_uring_register(2)`. The crate's own call forgets the index with each `Submitter`.
+    fn register_own_descriptor(&mut self) -> io::Result<()> {
+        const IORING_REGISTER_RING_FDS: libc::c_uint = 20;
+        let mut update = RsrcUpdate { offset: u32::MAX, resv: 0, data: self.io.as_raw_fd() as u64 };
+        // SAFETY: `update` is ours and outlives the call, which reads and writes just this struct.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                self.io.as_raw_fd(),
+                IORING_REGISTER_RING_FDS,
+                ptr::from_mut(&mut update),
+                1,
+            )
+        };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.enter_fd = update.offset as RawFd;
+        self.enter_flags = EnterFlags::REGISTERED_RING.bits();
+        Ok(())
+    }
+
+    /// Gives the registered descriptor back, `IORING_UNREGISTER_RING_FDS`. It is a reference to the
+    /// ring: while this thread has it, closing the descriptor ends nothing, and registered files and
+    /// pinned memory stay.
+    fn unregister_own_descriptor(&self) {
+        const IORING_UNREGISTER_RING_FDS: libc::c_uint = 21;
+        let mut update = RsrcUpdate { offset: self.enter_fd as u32, resv: 0, data: 0 };
+        // SAFETY: `update` is ours and outlives the call, which reads just this struct.
+        unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                self.io.as_raw_fd(),
+                IORING_UNREGISTER_RING_FDS,
+                ptr::from_mut(&mut update),
+                1,
+            );
+        }
+    }
+
+    /// What the kernel granted, features and operations included.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        let p = self.io.params();
+        let mut probe = Probe::new();
+        let probed = self.io.submitter().register_probe(&mut probe).is_ok();
+        Capabilities {
+            setup: self.granted,
+            features: vec![
+                ("single_mmap", p.is_feature_single_mmap()),
+                ("nodrop", p.is_feature_nodrop()),
+                ("submit_stable", p.is_feature_submit_stable()),
+                ("rw_cur_pos", p.is_feature_rw_cur_pos()),
+                ("fast_poll", p.is_feature_fast_poll()),
+                ("ext_arg", p.is_feature_ext_arg()),
+                ("native_workers", p.is_feature_native_workers()),
+                ("rsrc_tags", p.is_feature_resource_tagging()),
+                ("cqe_skip", p.is_feature_skip_cqe_on_success()),
+                ("linked_file", p.is_feature_linked_file()),
+            ],
+            operations: crate::operation::KERNEL_OPCODES
+                .iter()
+                .map(|&(name, code)| (name, probed && probe.is_supported(code)))
+                .collect(),
+        }
+    }
+
+    /// The granted set-up.
+    #[must_use]
+    pub const fn granted(&self) -> &Setup {
+        &self.granted
+    }
+
+    /// Entries pushed and not yet taken by the kernel.
+    #[inline]
+    pub fn unsubmitted(&mut self) -> usize {
+        self.io.submission().len()
+    }
+
+    /// Opens the submission queue for writing; what was pushed is published when it is dropped.
+    #[inline]
+    pub fn submission(&mut self) -> Submission<'_> {
+        Submission { sq: self.io.submission() }
+    }
+
+    /// One `io_uring_enter(2)`: submits all that was pushed, waits for `min_complete` completions.
+    /// With `reap`, IORING_ENTER_GETEVENTS runs the deferred completion work of this thread.
+    /// Returns how many entries the kernel took.
+    ///
+    /// # Errors
+    /// The errno of enter. EAGAIN, EBUSY and EINTR leave what was not taken in the queue.
+    #[inline]
+    pub fn enter(&mut self, min_complete: u32, reap: bool) -> io::Result<usize> {
+        let to_submit = self.unsubmitted() as u32;
+        #[cfg(test)]
+        let to_submit = to_submit.min(self.offered_max);
+        let flags = self.enter_flags | if reap { EnterFlags::GETEVENTS.bits() } else { 0 };
+        // SAFETY: no pointer is passed; the SQEs it makes the kernel read are covered by `push`.
+        let taken = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                self.enter_fd,
+                to_submit,
+                min_complete,
+                flags,
+                ptr::null::<libc::c_void>(),
+                0usize,
+            )
+        };
+        if taken < 0 { Err(io::Error::last_os_error()) } else { Ok(taken as usize) }
+    }
+
+    /// Whether the kernel holds completions that only an enter brings into the queue: deferred work
+    /// (IORING_SQ_TASKRUN) or an overflown completion queue (IORING_SQ_CQ_OVERFLOW).
+    #[inline]
+    pub fn wants_enter(&mut self) -> bool {
+        let sq = self.io.submission();
+        sq.taskrun() || sq.cq_overflow()
+    }
+
+    /// Whether the completion queue has overflown: the kernel keeps the rest for us (NODROP).
+    #[inline]
+    pub fn overflown(&mut self) -> bool {
+        self.io.submission().cq_overflow()
+    }
+
+    /// Hands each completion that is in the queue, at most `at_most`, to `each`.
+    #[inline]
+    pub fn drain(&mut self, at_most: usize, mut each: impl FnMut(u64, i32, bool)) {
+        let mut cq = self.io.completion();
+        for _ in 0..at_most {
+            let Some(cqe) = cq.next() else { break };
+            each(cqe.user_data(), cqe.result(), cqueue::more(cqe.flags()));
+        }
+    }
+
+    /// Whether a completion is waiting in the queue.
+    #[inline]
+    pub fn has_completions(&mut self) -> bool {
+        !self.io.completion().is_empty()
+    }
+
+    /// Turns the registered eventfd off: we are about to look ourselves (5.8).
+    #[inline]
+    pub fn disable_eventfd(&mut self) {
+        self.io.completion().disable_eventfd();
+    }
+
+    /// Turns the registered eventfd on, and says whether something came before it was on, which it
+    /// will then not tell. The fence pairs with the kernel's own between posting a completion (or
+    /// setting TASKRUN) and reading the eventfd's flag.
+    #[inline]
+    pub fn enable_eventfd_and_look(&mut self) -> bool {
+        self.io.completion().enable_eventfd();
+        fence(Ordering::SeqCst);
+        self.has_completions() || self.wants_enter()
+    }
+
+    /// Makes the kernel signal `eventfd` at completions. `io_uring_register_eventfd(3)`; the
+    /// `_async` variant never fires for deferred task work and hangs.
+    ///
+    /// # Errors
+    /// The errno of `io_uring_register(2)`.
+    pub fn register_eventfd(&self, eventfd: RawFd) -> io::Result<()> {
+        self.io.submitter().register_eventfd(eventfd)
+    }
+
+    /// Caps the kernel's worker threads of this thread, `IORING_REGISTER_IOWQ_MAX_WORKERS` (5.15);
+    /// 0 leaves a cap as it is.
+    ///
+    /// # Errors
+    /// The errno of `io_uring_register(2)`.
+    pub fn limit_workers(&self, bounded: u32, unbounded: u32) -> io::Result<()> {
+        self.io.submitter().register_iowq_max_workers(&mut [bounded, unbounded])
+    }
+
+    /// Registers an empty table for `slots` files (5.19).
+    ///
+    /// # Errors
+    /// The errno of `io_uring_register(2)`; EMFILE past RLIMIT_NOFILE.
+    pub fn register_file_table(&self, slots: u32) -> io::Result<()> {
+        self.io.submitter().register_files_sparse(slots)
+    }
+
+    /// Puts `fd` into the file table at `slot`; -1 empties it. Operations in flight keep their file.
+    ///
+    /// # Errors
+    /// The errno of `io_uring_register(2)`.
+    pub fn update_file(&self, slot: u32, fd: RawFd) -> io::Result<()> {
+        self.io.submitter().register_files_update(slot, &[fd]).map(drop)
+    }
+
+    /// Registers an empty table for `slabs` buffers (5.19).
+    ///
+    /// # Errors
+    /// The errno of `io_uring_register(2)`.
+    pub fn register_buffer_table(&self, slabs: u32) -> io::Result<()> {
+        self.io.submitter().register_buffers_sparse(slabs)
+    }
+
+    /// Puts a slab into the buffer table at `slot`, or empties it with `None`. Pins its pages, and
+    /// so faults all of them in: about 0.3 ms for each MiB.
+    ///
+    /// # Errors
+    /// The errno of `io_uring_register(2)`; ENOMEM where RLIMIT_MEMLOCK does not allow it.
+    pub fn update_buffer(&self, slot: u32, slab: Option<Address>) -> io::Result<()> {
+        let (base, length) =
+            slab.map_or((ptr::null_mut(), 0), |address| (address.as_ptr(), address.len()));
+        let iovec = libc::iovec { iov_base: base.cast(), iov_len: length };
+        // SAFETY: an `Address` is of arena memory; the arena empties the entry before it unmaps the
+        // slab, and the kernel keeps the pages of operations in flight pinned by itself.
+        unsafe { self.io.submitter().register_buffers_update(slot, &[iovec], None) }
+    }
+
+    /// An entry that cancels the operation with `user_data`, or all of them; it points at nothing.
+    #[must_use]
+    pub(crate) fn cancel_entry(user_data: Option<u64>) -> io_uring::squeue::Entry {
+        match user_data {
+            Some(target) => opcode::AsyncCancel::new(target).build(),
+            None => opcode::AsyncCancel2::new(io_uring::types::CancelBuilder::any()).build(),
+        }
+    }
+}
+
+/// The submission queue, open for writing.
+pub struct Submission<'ring> {
+    sq: SubmissionQueue<'ring>,
+}
+
+impl Submission<'_> {
+    /// Entries that can still be pushed before an enter.
+    #[inline]
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.sq.capacity() - self.sq.len()
+    }
+
+    /// Entries pushed and not yet taken by the kernel.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sq.len()
+    }
+
+    /// Whether the kernel has taken everything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sq.is_empty()
+    }
+
+    /// Writes one entry; false when the queue is full.
+    #[inline]
+    pub fn push(&mut self, sqe: &Sqe) -> bool {
+        // SAFETY: an `Sqe` is made by `in_flight` alone, which owns (or holds, in the arena and the
+        // file table) all that it points at until the operation's last CQE is collected.
+        unsafe { self.sq.push(sqe.entry()) }.is_ok()
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.granted.registered_descriptor {
+            self.unregister_own_descriptor();
+        }
+    }
+}
+
+/// Whether `fd` is a descriptor of this process.
+#[must_use]
+pub(crate) fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no pointer, and any number may be asked.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
+/// Takes over a descriptor that the kernel has just given us (the result of an open), or that the
+/// caller says is now ours (adopt). It is closed when the returned value is dropped.
+///
+/// Passing a descriptor that somebody else closes as well is the caller's mistake to avoid; it can
+/// make a later operation fail with EBADF or reach another file, as with any descriptor in Node.
+#[must_use]
+pub(crate) fn own_descriptor(fd: RawFd) -> OwnedFd {
+    // SAFETY: asserted by both callers: `fd` is an open descriptor and nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// The flags that a descriptor was opened with, F_GETFL of `fcntl(2)`.
+///
+/// # Errors
+/// EBADF when it is not open.
+pub fn descriptor_flags(fd: RawFd) -> io::Result<i32> {
+    // SAFETY: F_GETFL takes no pointer, and any number may be asked.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    if flags < 0 { Err(io::Error::last_os_error()) } else { Ok(flags) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nop_round_trip(ring: &mut Ring) {
+        let sqe = Sqe::control(opcode::Nop::new().build().user_data(77));
+        assert!(ring.submission().push(&sqe));
+        assert_eq!(ring.enter(1, true).expect("enter"), 1);
+        let mut seen = Vec::new();
+        ring.drain(8, |user_data, result, more| seen.push((user_data, result, more)));
+        assert_eq!(seen, [(77, 0, false)]);
+    }
+
+    #[test]
+    fn every_combination_of_set_up_flags_gives_a_working_ring() {
+        for task_run in [TaskRun::Defer, TaskRun::Cooperative, TaskRun::Interrupt] {
+            for bits in 0..8u8 {
+                let wish = Setup {
+                    entries: 8,
+                    cq_entries: 16,
+                    task_run,
+                    no_sq_array: bits & 1 != 0,
+                    submit_all: bits & 2 != 0,
+                    registered_descriptor: bits & 4 != 0,
+                };
+                let mut ring = Ring::new(wish).expect("a ring");
+                assert!(ring.granted().task_run >= task_run, "never more than was asked for");
+                assert!(wish.no_sq_array || !ring.granted().no_sq_array);
+                nop_round_trip(&mut ring);
+            }
+        }
+    }
+
+    #[test]
+    fn the_ladder_ends_at_a_plain_ring_and_gives_up_the_newest_wish_first() {
+        let rungs = Setup::default().ladder();
+        let kinds: Vec<_> =
+            rungs.iter().map(|r| (r.no_sq_array, r.task_run, r.submit_all)).collect();
+        assert_eq!(
+            kinds,
+            [
+                (true, TaskRun::Defer, true),
+                (false, TaskRun::Defer, true),
+                (false, TaskRun::Cooperative, true),
+                (false, TaskRun::Interrupt, true),
+                (false, TaskRun::Interrupt, false),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_ring_descriptor_is_closed_on_exec() {
+        let ring = Ring::new(Setup::default()).expect("a ring");
+        // SAFETY: fcntl with F_GETFD takes no pointer.
+        let flags = unsafe { libc::fcntl(ring.io.as_raw_fd(), libc::F_GETFD) };
+        assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+    }
+
+    #[test]
+    fn set_up_reports_the_kernels_own_numbers() {
+        let ring =
+            Ring::new(Setup { entries: 5, cq_entries: 9, ..Setup::default() }).expect("a ring");
+        assert_eq!((ring.granted().entries, ring.granted().cq_entries), (8, 16));
+    }
+
+    #[test]
+    fn completions_past_a_full_queue_are_kept_by_the_kernel_and_come_later() {
+        let mut ring =
+            Ring::new(Setup { entries: 4, cq_entries: 4, ..Setup::default() }).expect("a ring");
+        for batch in 0..4u64 {
+            for i in 0..4 {
+                let entry = opcode::Nop::new().build().user_data(batch * 4 + i);
+                assert!(ring.submission().push(&Sqe::control(entry)));
+            }
+            // Without reap nothing is collected in between: 16 completions for a queue of 4.
+            ring.enter(0, false).expect("enter");
+        }
+        let mut seen = Vec::new();
+        for _ in 0..8 {
+            ring.enter(0, true).expect("enter");
+            ring.drain(64, |user_data, _, _| seen.push(user_data));
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..16).collect::<Vec<_>>());
+    }
+}
