@@ -1,0 +1,188 @@
+/**
+ * What the layers above need of an engine, whichever it is: the calls once an operation, the cold
+ * calls, and the numbers that both sides agree on. TypeScript reaches the engine through this alone.
+ */
+import { explainUnavailable, type Unavailable, uringError } from './errors.js'
+import {
+  type Engine,
+  type EngineCapabilities,
+  type EngineOptions,
+  type EngineStats,
+  loadBinding,
+  type Opened,
+} from './native.js'
+
+/** What can be staged. `crates/core/src/operation.rs` says what each takes. */
+export const OP_NOP = 0
+export const OP_READ = 1
+export const OP_WRITE = 2
+export const OP_FSYNC = 3
+export const OP_FTRUNCATE = 4
+export const OP_OPENAT = 5
+export const OP_CLOSE = 6
+export const OP_STATX = 7
+export const OP_TIMEOUT = 8
+/** Beside an opcode: the next operation starts when this one has succeeded. */
+export const FLAG_LINK = 1 << 8
+
+/** Pools of {@link Backend.take}. */
+export const POOL_ALLOC = 0
+export const POOL_BOUNCE = 1
+export const POOL_RESULT = 2
+
+/** Why something was not staged. `crates/core/src/operation.rs` and the binding's `stage.rs`. */
+export const REFUSED_CLOSED = 1
+export const REFUSED_FAILED = 2
+export const REFUSED_SLOT_BUSY = 3
+export const REFUSED_UNKNOWN_FILE = 6
+export const REFUSED_UNKNOWN_CHUNK = 8
+export const REFUSED_BUFFER_GONE = 64
+
+/** Answers of {@link Backend.take} that are no chunk. Others below -1000 are an errno. */
+export const TAKE_LIMIT = 0
+export const TAKE_TOO_LONG = -1
+export const TAKE_BUFFER_GONE = -2
+export const TAKE_ERRNO = -1000
+
+/** Completions that are delivered at once, at most. */
+const BATCH_MAX = 4096
+
+/** Done, or the number of a refusal. */
+type Outcome = number | undefined
+
+/** Calls once an operation. Each costs 10-20 ns; none checks what TypeScript has checked for words. */
+export interface RawFunctions {
+  /** Stages an operation. */
+  stage(
+    opcode: number,
+    slot: number,
+    file: number,
+    chunk: number,
+    offset: number,
+    length: number,
+    position: number | bigint,
+    bytes?: Uint8Array,
+  ): Outcome
+  /** Stages an operation whose other arguments are all 0. */
+  stageBare(opcode: number, slot: number): Outcome
+  /** Submits what is staged now. */
+  flush(): Outcome
+  /** Cancels the operation at `slot`; it completes all the same. */
+  cancel(slot: number): Outcome
+  /** Takes a chunk, with `source`'s bytes copied in if there is one. A chunk's number, or TAKE_. */
+  take(pool: number, length: number, source?: Uint8Array, sourceOffset?: number): number
+  /** Gives a chunk back; with its ArrayBuffer, detaches that first. */
+  disown(chunk: number, buffer?: ArrayBufferLike): Outcome
+  /** Copies out of a chunk and gives it back, also when the target is gone. */
+  copyOut(
+    chunk: number,
+    offset: number,
+    target: Uint8Array,
+    targetOffset: number,
+    length: number,
+  ): Outcome
+  /** An ArrayBuffer over a chunk, which it owns from now on; undefined where that is not allowed. */
+  expose(chunk: number, length: number): ArrayBuffer | number | undefined
+}
+
+/** The cold calls. */
+export interface Backend extends RawFunctions {
+  readonly name: 'io_uring'
+  /** Takes the file that the open at `slot` gave. */
+  takeOpened(slot: number): Opened | null
+  /** Takes the `struct statx` that the operation at `slot` left. */
+  takeStat(slot: number): Uint8Array | null
+  /** Takes a descriptor over: its handle, or a negated errno. */
+  adopt(fd: number, direct: boolean): number
+  /** The flags that a descriptor was opened with, or a negated errno. */
+  descriptorFlags(fd: number): number
+  setWanted(wanted: boolean): void
+  stats(): EngineStats | null
+  capabilities(): EngineCapabilities | null
+  /** Ends it; true when the kernel let go of everything within `patienceMs`. */
+  close(patienceMs: number): boolean
+}
+
+/**
+ * Called with completions: `(1, slot, result)` for one, `(count, 0, 0)` for as many pairs of slot and
+ * result as lie in the array given beside it, `(-errno, 0, 0)` when the engine failed for good.
+ */
+export type Deliver = (count: number, slot: number, result: number) => void
+
+/** The engine in the compiled module. */
+class UringBackend implements Backend {
+  readonly name = 'io_uring'
+  readonly #engine: Engine
+  readonly stage: RawFunctions['stage']
+  readonly stageBare: RawFunctions['stageBare']
+  readonly flush: RawFunctions['flush']
+  readonly cancel: RawFunctions['cancel']
+  readonly take: RawFunctions['take']
+  readonly disown: RawFunctions['disown']
+  readonly copyOut: RawFunctions['copyOut']
+  readonly expose: RawFunctions['expose']
+
+  constructor(engine: Engine, raw: RawFunctions) {
+    this.#engine = engine
+    this.stage = raw.stage
+    this.stageBare = raw.stageBare
+    this.flush = raw.flush
+    this.cancel = raw.cancel
+    this.take = raw.take
+    this.disown = raw.disown
+    this.copyOut = raw.copyOut
+    this.expose = raw.expose
+  }
+
+  takeOpened(slot: number): Opened | null {
+    return this.#engine.takeOpened(slot)
+  }
+  takeStat(slot: number): Uint8Array | null {
+    return this.#engine.takeStat(slot)
+  }
+  adopt(fd: number, direct: boolean): number {
+    return this.#engine.adopt(fd, direct)
+  }
+  descriptorFlags(fd: number): number {
+    return this.#engine.descriptorFlags(fd)
+  }
+  setWanted(wanted: boolean): void {
+    this.#engine.setWanted(wanted)
+  }
+  stats(): EngineStats | null {
+    return this.#engine.stats()
+  }
+  capabilities(): EngineCapabilities | null {
+    return this.#engine.capabilities()
+  }
+  close(patienceMs: number): boolean {
+    return this.#engine.close(patienceMs)
+  }
+}
+
+/**
+ * Starts an engine. `deliver` gets its completions; `pairs` is where those of more than one lie.
+ *
+ * Throws ERR_URING_UNAVAILABLE, with `reason`, where there is no ring to be had.
+ */
+export function startBackend(
+  options: EngineOptions,
+  deliver: Deliver,
+): { backend: Backend; pairs: Int32Array } {
+  let engine: Engine
+  try {
+    engine = new (loadBinding().Engine)()
+  } catch (cause) {
+    throw unavailable(explainUnavailable(cause), cause)
+  }
+  const pairs = new Int32Array(BATCH_MAX * 2)
+  const errno = engine.start(options, deliver, pairs.buffer)
+  if (errno < 0) throw unavailable(explainUnavailable(errno))
+  const raw = engine.functions() as RawFunctions | null
+  if (raw === null) throw unavailable(explainUnavailable(-12))
+  return { backend: new UringBackend(engine, raw), pairs }
+}
+
+function unavailable(reason: Unavailable, cause?: unknown): Error {
+  return uringError('ERR_URING_UNAVAILABLE', cause === undefined ? { reason } : { reason, cause })
+}

@@ -1,0 +1,429 @@
+/**
+ * Every error of this package is made here: the system's in the words of node:fs, misuse in the
+ * words of Node's `ERR_` codes, and our own `ERR_URING_` codes from one table.
+ * Nothing here touches the engine, keeps state or decides when an error is due. It is as long as
+ * its two tables.
+ */
+import { getSystemErrorMap, inspect } from 'node:util'
+
+/** errno (negative) → [code, words], the table that node:fs itself uses. */
+const SYSTEM_ERRORS = getSystemErrorMap()
+
+/** An error that the system reported, with the shape and the wording of node:fs. */
+export interface SystemError extends Error {
+  /** The system's error number, negative as in node:fs. */
+  errno: number
+  /** The name of the number: `EBADF`. */
+  code: string
+  /** The call that failed, as node:fs names it: `read`, `open`. */
+  syscall: string
+  path?: string
+  dest?: string
+  /** For a write: how many bytes had reached the file before it failed. */
+  bytesWritten?: number
+}
+
+/** What a {@link SystemError} can carry besides its number and its call. */
+export interface SystemErrorExtra {
+  path?: string | undefined
+  dest?: string | undefined
+  bytesWritten?: number | undefined
+  cause?: unknown
+}
+
+/** Why a ring cannot be used here. */
+export interface Unavailable {
+  /** The name of `errno`, or `MODULE_NOT_FOUND`, `ERR_DLOPEN_FAILED` when the binary is at fault. */
+  code: string
+  /** The system's error number, negative as in node:fs; undefined when no system call failed. */
+  errno: number | undefined
+  /** What happened, in a sentence. */
+  message: string
+  /** What to do about it. */
+  help: string
+}
+
+/** What direct I/O asks of a file; see `STATX_DIOALIGN` in statx(2). */
+export interface DirectAlignment {
+  /** The address of the memory must be a multiple of this. */
+  memoryBytes: number
+  /** Position and length must be multiples of this. 0: the file takes no direct I/O. */
+  offsetBytes: number
+}
+
+/** Details that every error of ours can have. */
+interface CommonDetails {
+  cause?: unknown
+  bytesWritten?: number | undefined
+}
+type NoDetails = CommonDetails
+interface SyscallDetails extends CommonDetails {
+  syscall: string
+}
+
+/**
+ * Our own codes: when each happens, what to do then, and its words.
+ * What a code's function takes becomes properties of the error.
+ */
+const URING_ERRORS = {
+  /** The queue was closed before the call, or while it was pending. Do: open a new queue. */
+  ERR_URING_CLOSED: (_: NoDetails) => 'The queue is closed',
+
+  /** This machine, container or user may not use io_uring. Do: read `reason.help`. */
+  ERR_URING_UNAVAILABLE: ({ reason }: CommonDetails & { reason: Unavailable }) =>
+    `io_uring is not available (${reason.code}): ${reason.message} ${reason.help}`,
+
+  /**
+   * The kernel refused to go on with the ring; all that is pending and all that comes later
+   * rejects with this. Do: read `cause`, open a new queue. Writes may or may not have happened.
+   */
+  ERR_URING_FAILED: ({ cause }: CommonDetails & { cause: unknown }) =>
+    `The queue has failed: ${cause instanceof Error ? cause.message : inspect(cause)}`,
+
+  /** `alloc` went past the arena's maximum. Do: free buffers, or give the queue a larger arena. */
+  ERR_URING_NO_MEMORY: (d: CommonDetails & { wantedBytes: number; limitBytes: number }) =>
+    `No room for ${d.wantedBytes} bytes in an arena of at most ${d.limitBytes} bytes`,
+
+  /**
+   * A write with a position on a file opened for appending: the kernel would ignore the position
+   * (pwrite(2), BUGS). Do: call `append`, or open without the 'a' flag.
+   */
+  ERR_URING_APPEND: (_: NoDetails) =>
+    'The file is open for appending, where the kernel ignores positions. Use append()',
+
+  /**
+   * A write to a direct file does not begin and end on its blocks. `alignment` has the numbers.
+   * Do: write the whole blocks around it, padded, then truncate the file to its true size.
+   */
+  ERR_URING_ALIGNMENT: (
+    d: CommonDetails & {
+      position: number | bigint
+      lengthBytes: number
+      alignment: DirectAlignment
+    },
+  ) => {
+    const block = BigInt(Math.max(1, d.alignment.offsetBytes))
+    const start = BigInt(d.position)
+    const end = start + BigInt(d.lengthBytes)
+    const from = (start / block) * block
+    const to = ((end + block - 1n) / block) * block
+    return (
+      `A direct write must begin and end on multiples of ${block} bytes, this one goes from ` +
+      `${start} to ${end}. Write the padded block (${to - from} bytes at ${from}), then truncate`
+    )
+  },
+
+  /**
+   * The caller's buffer was transferred, detached or shrunk while an operation used it. Nothing was
+   * copied into it. Do: leave a buffer alone until its operation settles.
+   */
+  ERR_URING_BUFFER_DETACHED: ({ syscall }: SyscallDetails) =>
+    `The buffer was detached or shrunk while a ${syscall} used it`,
+
+  /** `timeoutMs` passed, counted from the call. A write says `bytesWritten`. Do: try again. */
+  ERR_URING_TIMEOUT: (d: SyscallDetails & { timeoutMs: number }) =>
+    `The ${d.syscall} was not done within ${d.timeoutMs} ms`,
+
+  /**
+   * `close` could not get everything back from the kernel; `held` names it. The memory stays valid
+   * until the kernel lets go. Do: wait for what is named, or let the process end.
+   */
+  ERR_URING_BUSY: ({ held }: CommonDetails & { held: readonly string[] }) =>
+    `Closed, but the kernel still holds ${held.length === 0 ? 'operations' : held.join(', ')}`,
+
+  /** This kernel or file cannot do it. Do: what `needs` says. */
+  ERR_URING_UNSUPPORTED: (d: CommonDetails & { feature: string; needs: string }) =>
+    `${d.feature} is not supported here: it needs ${d.needs}`,
+
+  /** `free` was given a buffer that was freed or transferred before. Do: free a buffer once. */
+  ERR_URING_FREED: (_: NoDetails) => 'The buffer was freed or transferred before',
+
+  /** `free` was given a buffer that this queue's `alloc` did not make. Do: free nothing else. */
+  ERR_URING_NOT_ALLOCATED: (_: NoDetails) => 'The buffer is not from alloc() of this queue',
+
+  /** `free` was given a buffer that an operation uses. Do: free it when the operation has settled. */
+  ERR_URING_IN_FLIGHT: (_: NoDetails) => 'The buffer is in use by an operation',
+
+  /** A mistake of ours. Do: report it, with the message. */
+  ERR_URING_INTERNAL: ({ detail }: CommonDetails & { detail: string }) =>
+    `${detail}. This is a bug in node-uring; please report it`,
+} as const
+
+/** The codes of {@link UringError}. */
+export type UringErrorCode = keyof typeof URING_ERRORS
+/** What is told of an error with this code, besides the code. */
+export type UringErrorDetails<C extends UringErrorCode> = Parameters<(typeof URING_ERRORS)[C]>[0]
+
+/** An error with one of our own codes. Narrow it by `code`; the code says which details it has. */
+export class UringError extends Error {
+  declare readonly name: 'UringError'
+  readonly code: UringErrorCode
+  /** ERR_URING_UNAVAILABLE: why. */
+  declare readonly reason?: Unavailable
+  /** ERR_URING_ALIGNMENT: what the file asks for. */
+  declare readonly alignment?: DirectAlignment
+  /** ERR_URING_BUSY: what the kernel holds, one entry a kind. */
+  declare readonly held?: readonly string[]
+  /** For a write: how many bytes had reached the file. */
+  declare readonly bytesWritten?: number
+
+  /** Made by {@link uringError}, which ties the details to their code. */
+  constructor(code: UringErrorCode, details: CommonDetails) {
+    const { cause, ...properties } = details
+    const words = URING_ERRORS[code] as (details: CommonDetails) => string
+    super(words(details), cause === undefined ? undefined : { cause })
+    this.code = code
+    for (const [name, value] of Object.entries(properties)) {
+      if (value !== undefined) Reflect.set(this, name, value)
+    }
+    writeHeader(this)
+  }
+}
+Object.defineProperty(UringError.prototype, 'name', { value: 'UringError' })
+Object.defineProperty(UringError.prototype, 'toString', { value: headed })
+
+/** An operation was cancelled by its signal. Has Node's name and code; `cause` is the reason. */
+export class AbortError extends Error {
+  readonly code = 'ABORT_ERR'
+  override readonly name = 'AbortError'
+  /** For a write: how many bytes had reached the file. */
+  declare readonly bytesWritten?: number
+
+  constructor(cause?: unknown, bytesWritten?: number) {
+    super('The operation was aborted', cause === undefined ? undefined : { cause })
+    if (bytesWritten !== undefined) this.bytesWritten = bytesWritten
+  }
+}
+
+/**
+ * Makes the error that node:fs would make of this number: same wording, same properties.
+ * It has no stack frames, as in the callbacks of node:fs: it is made where a completion arrives.
+ * {@link rejected} gives it those of the caller that waits.
+ *
+ * `errno` is taken with either sign. `bytesWritten` is added for writes.
+ */
+export function systemError(errno: number, syscall: string, extra?: SystemErrorExtra): SystemError {
+  const number = -Math.abs(errno)
+  const unknown = `Unknown system error ${number}`
+  const [code, words] = SYSTEM_ERRORS.get(number) ?? [unknown, unknown]
+  let message = `${code}: ${words}, ${syscall}`
+  if (extra?.path !== undefined) message += ` '${extra.path}'`
+  if (extra?.dest !== undefined) message += ` -> '${extra.dest}'`
+  const options = extra?.cause === undefined ? undefined : { cause: extra.cause }
+  const error = withoutFrames(() => new Error(message, options)) as SystemError
+  error.errno = number
+  error.code = code
+  error.syscall = syscall
+  if (extra?.path !== undefined) error.path = extra.path
+  if (extra?.dest !== undefined) error.dest = extra.dest
+  if (extra?.bytesWritten !== undefined) error.bytesWritten = extra.bytesWritten
+  return error
+}
+
+/**
+ * Makes an error of ours. Its frames are those of the call: it is for throwing. It costs 12 µs;
+ * where many promises are rejected at once, make it in {@link withoutFrames}.
+ */
+export function uringError<C extends UringErrorCode>(
+  code: C,
+  ...details: NoDetails extends UringErrorDetails<C>
+    ? [details?: UringErrorDetails<C>]
+    : [details: UringErrorDetails<C>]
+): UringError & { code: C } {
+  return new UringError(code, details[0] ?? {}) as UringError & { code: C }
+}
+
+/**
+ * Makes the error of an operation cancelled by this signal, without frames as {@link systemError}.
+ * `bytesWritten` is for writes.
+ */
+export function abortError(signal?: { reason?: unknown }, bytesWritten?: number): AbortError {
+  return withoutFrames(() => new AbortError(signal?.reason, bytesWritten))
+}
+
+/**
+ * Rejects with this error after giving it the frames of the functions that await. Resolve a
+ * pending promise with the result, at once, instead of rejecting it with the bare error.
+ *
+ * Where a completion arrives the stack says nothing. V8 finds async callers by walking from the
+ * running microtask along the promises that wait for it. In the first turn the pending promise
+ * subscribes to ours; from the second V8 can walk. Costs about 5 µs, which only failures pay.
+ */
+export async function rejected(error: Error): Promise<never> {
+  await undefined
+  await undefined
+  Error.captureStackTrace(error, rejected)
+  if (error instanceof UringError) writeHeader(error)
+  throw error
+}
+
+/** An error about an argument, with Node's code. */
+export type ArgumentError<E extends Error, C extends string> = E & { code: C }
+
+/** `expected` completes "must be": `of type number`, `an instance of AbortSignal`. */
+export function invalidArgType(
+  name: string,
+  expected: string,
+  value: unknown,
+): ArgumentError<TypeError, 'ERR_INVALID_ARG_TYPE'> {
+  const message = `The "${name}" ${kindOf(name)} must be ${expected}. Received ${describe(value)}`
+  return withCode(new TypeError(message), 'ERR_INVALID_ARG_TYPE')
+}
+
+/** `reason` completes the sentence that begins with the argument: `is invalid`. */
+export function invalidArgValue(
+  name: string,
+  value: unknown,
+  reason = 'is invalid',
+): ArgumentError<TypeError, 'ERR_INVALID_ARG_VALUE'> {
+  let received = inspect(value)
+  if (received.length > 128) received = `${received.slice(0, 128)}...`
+  const message = `The ${kindOf(name)} '${name}' ${reason}. Received ${received}`
+  return withCode(new TypeError(message), 'ERR_INVALID_ARG_VALUE')
+}
+
+/** `range` completes "must be": `>= 0 && <= 10`, `an integer`. */
+export function outOfRange(
+  name: string,
+  range: string,
+  value: unknown,
+): ArgumentError<RangeError, 'ERR_OUT_OF_RANGE'> {
+  const message = `The value of "${name}" is out of range. It must be ${range}.`
+  return withCode(new RangeError(`${message} Received ${digits(value)}`), 'ERR_OUT_OF_RANGE')
+}
+
+/** What refused a ring or a binary, and what to do: code → [what happened, help]. */
+const UNAVAILABLE: Readonly<Record<string, readonly [message: string, help: string]>> = {
+  ENOSYS: [
+    'The kernel has no io_uring, or a sandbox hides it.',
+    'Linux 5.10 or later has it; gVisor and some seccomp profiles answer as if it had not.',
+  ],
+  EPERM: [
+    'The system forbids io_uring to this process.',
+    'Either `sysctl kernel.io_uring_disabled` is not 0 (1 allows CAP_SYS_ADMIN and the group ' +
+      'kernel.io_uring_group), or a seccomp filter refuses: the default profile of Docker does, ' +
+      'so give one that allows io_uring_setup, io_uring_enter and io_uring_register by ' +
+      '`docker run --security-opt seccomp=profile.json`.',
+  ],
+  EACCES: [
+    'A security module or seccomp filter refused io_uring to this process.',
+    'Allow it in the SELinux or AppArmor policy, or in the seccomp profile of the container.',
+  ],
+  ENOMEM: [
+    'There is not enough memory that may be locked for the ring.',
+    'See `ulimit -l`; raise it (LimitMEMLOCK= in systemd, `docker run --ulimit memlock=-1`), ' +
+      'open fewer queues, or give `entries` a smaller number.',
+  ],
+  EMFILE: [
+    'This process has too many open files; a ring is one.',
+    'See `ulimit -n`; raise it, or close some.',
+  ],
+  ENFILE: ['The system has too many open files; a ring is one.', 'See `sysctl fs.file-max`.'],
+  EINVAL: [
+    'The kernel does not know what was asked of the ring: it is too old, or an option is wrong.',
+    'Linux 5.10 or later is needed (`uname -r`); try it without options.',
+  ],
+  MODULE_NOT_FOUND: [
+    'There is no binary of node-uring for this platform and Node.',
+    'Install without --no-optional and --omit=optional, on the platform where it runs.',
+  ],
+  ERR_DLOPEN_FAILED: [
+    'The binary of node-uring is here but cannot be loaded.',
+    'It may be for another platform or C library: reinstall on this machine, and see the cause.',
+  ],
+}
+
+/**
+ * Says why there is no ring: `failure` is the errno of io_uring_setup(2) with either sign, or
+ * what was thrown when the binary was loaded. `platform` is as in `process.platform`.
+ */
+export function explainUnavailable(
+  failure: unknown,
+  platform: string = process.platform,
+): Unavailable {
+  if (platform !== 'linux') {
+    const message = `io_uring is a part of Linux, and this is ${platform}.`
+    return { code: 'ENOSYS', errno: undefined, message, help: 'Run it on Linux.' }
+  }
+  let code: string
+  let errno: number | undefined
+  if (typeof failure === 'number') {
+    errno = -Math.abs(failure)
+    code = SYSTEM_ERRORS.get(errno)?.[0] ?? `Unknown system error ${errno}`
+  } else {
+    code = foundButNotLoaded(failure) ? 'ERR_DLOPEN_FAILED' : 'MODULE_NOT_FOUND'
+  }
+  const unknown = ['The kernel refused to set up a ring.', 'See io_uring_setup(2).'] as const
+  const [message, help] = UNAVAILABLE[code] ?? unknown
+  return { code, errno, message, help }
+}
+
+/** True if some binary was found: the loader of napi-rs tries several and chains what they threw. */
+function foundButNotLoaded(failure: unknown, depth = 0): boolean {
+  if (!(failure instanceof Error) || depth > 8) return false
+  if ((failure as { code?: unknown }).code === 'ERR_DLOPEN_FAILED') return true
+  return [failure.cause].flat().some((cause) => foundButNotLoaded(cause, depth + 1))
+}
+
+/**
+ * Makes an error with V8's stack capture off: about 1 µs instead of 2, or 12 for one of ours.
+ * For errors made where completions arrive, where the stack says nothing.
+ */
+export function withoutFrames<E extends Error>(make: () => E): E {
+  const limit = Error.stackTraceLimit
+  // Not an assignment: with --frozen-intrinsics that would throw.
+  Reflect.set(Error, 'stackTraceLimit', 0)
+  try {
+    return make()
+  } finally {
+    Reflect.set(Error, 'stackTraceLimit', limit)
+  }
+}
+
+function withCode<E extends Error, C extends string>(error: E, code: C): ArgumentError<E, C> {
+  Object.defineProperty(error, 'toString', { value: headed, writable: true, configurable: true })
+  return writeHeader(Object.assign(error, { code }))
+}
+
+/** The `toString` of Node's own errors: `Name [CODE]: message`. */
+function headed(this: Error & { code: string }): string {
+  return `${this.name} [${this.code}]: ${this.message}`
+}
+
+/** Makes the stack begin as {@link headed}, and leaves the name as it was. */
+function writeHeader<E extends Error & { code: string }>(error: E): E {
+  const value = `${error.name} [${error.code}]`
+  Object.defineProperty(error, 'name', { value, configurable: true })
+  // V8 writes the header when the stack is first read.
+  void error.stack
+  Reflect.deleteProperty(error, 'name')
+  return error
+}
+
+/** As Node: a dot in the name makes it a property. */
+function kindOf(name: string): 'property' | 'argument' {
+  return name.includes('.') ? 'property' : 'argument'
+}
+
+/** The words of Node for a value of the wrong type. */
+function describe(value: unknown): string {
+  if (value === null || value === undefined) return String(value)
+  if (typeof value === 'function') return `function ${value.name}`
+  if (typeof value === 'object') {
+    const name: unknown = value.constructor?.name
+    return name ? `an instance of ${name}` : inspect(value, { depth: -1 })
+  }
+  if (typeof value !== 'string') return `type ${typeof value} (${inspect(value)})`
+  const text = value.length > 28 ? `${value.slice(0, 25)}...` : value
+  return `type string (${text.includes("'") ? JSON.stringify(text) : `'${text}'`})`
+}
+
+/** The words of Node for a value out of range: large integers get separators. */
+function digits(value: unknown): string {
+  const large =
+    (typeof value === 'number' && Number.isInteger(value) && Math.abs(value) > 2 ** 32) ||
+    (typeof value === 'bigint' && (value > 2n ** 32n || value < -(2n ** 32n)))
+  if (!large) return inspect(value)
+  const text = String(value).replace(/\B(?=(\d{3})+$)/g, '_')
+  return typeof value === 'bigint' ? `${text}n` : text
+}

@@ -1,0 +1,22 @@
+/**
+ * node-uring: file I/O for Node.js through Linux io_uring.
+ */
+export {
+  AbortError,
+  type DirectAlignment,
+  type SystemError,
+  type Unavailable,
+  UringError,
+  type UringErrorCode,
+} from './errors.js'
+export { type CloseOptions, File, type WriteOptions } from './file.js'
+export type { RoundTripSummary } from './histogram.js'
+export type { QueueOptions, TaskRun } from './options.js'
+export {
+  type Capabilities,
+  type OpenOptions,
+  Queue,
+  type QueueStats,
+  type RoundTripOptions,
+} from './queue.js'
+export { Stats } from './stats.js'

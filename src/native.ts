@@ -1,0 +1,25 @@
+/**
+ * Loads the binding: the one place where the compiled module is reached. It is loaded when the first
+ * queue is made and not at import, so that its absence can be caught and explained.
+ */
+import { createRequire } from 'node:module'
+import type * as Binding from '../index.js'
+
+export type {
+  Engine,
+  EngineCapabilities,
+  EngineOptions,
+  EngineStats,
+  Opened,
+} from '../index.js'
+
+let binding: typeof Binding | undefined
+
+/**
+ * The compiled module. Throws what loading it threw: `MODULE_NOT_FOUND` where there is none for this
+ * platform, `ERR_DLOPEN_FAILED` where it does not fit.
+ */
+export function loadBinding(): typeof Binding {
+  binding ??= createRequire(import.meta.url)('../index.js') as typeof Binding
+  return binding
+}

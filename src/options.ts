@@ -1,0 +1,122 @@
+/**
+ * The options of a queue: their defaults, their checks, and what the engine makes of them.
+ */
+
+import { invalidArgValue } from './errors.js'
+import type { EngineOptions } from './native.js'
+import { checkBoolean, checkInteger, checkOptions } from './validate.js'
+
+/** How completion work reaches the thread. Only the best that the kernel has is worth having. */
+export type TaskRun = 'defer' | 'cooperative' | 'interrupt'
+
+/** Options of a {@link Queue}. Each has a default. */
+export interface QueueOptions {
+  /** Entries of the submission queue, 1 to 32768; rounded up to a power of two. Default 1024. */
+  entries?: number
+  /**
+   * Entries of the completion queue, from `entries` to 65536. Completions past it are kept by the
+   * kernel and come a little later. Default 4 × `entries`.
+   */
+  cqEntries?: number
+  /** What to ask of io_uring_setup(2); what the kernel does not know is left out by itself. */
+  setup?: {
+    /** 'defer' needs Linux 6.1, 'cooperative' 5.19. Default 'defer'. */
+    taskRun?: TaskRun
+  }
+  /** Memory that operations use in place. */
+  arena?: {
+    /** Bytes mapped at once: a power of two from 64 KiB to 4 MiB. Default 2 MiB. */
+    slabBytes?: number
+    /** Most bytes for {@link Queue.alloc}. Default 1 GiB. */
+    maxBytes?: number
+  }
+  /**
+   * Most bytes for copies of plain buffers on their way; operations wait when they are used up.
+   * At least 2 MiB. Default 64 MiB.
+   */
+  bounceBytes?: number
+  /** Most bytes of `bytesAt` results that are given away uncopied. Default 1 GiB. */
+  resultBytes?: number
+  /** Caps on the kernel's worker threads; 0 leaves the kernel's own. */
+  workers?: {
+    /** For work on files and block devices. Default 0. */
+    bounded?: number
+    /** For everything else. Default 0. */
+    unbounded?: number
+  }
+  /**
+   * When reads of cached data are copied by this thread, and when by kernel workers. The defaults
+   * were measured; see ARCHITECTURE.md.
+   */
+  inline?: {
+    /** Reads shorter than this are always copied by this thread. */
+    smallBytes?: number
+    /** A read that is alone is, up to this length. */
+    aloneBytes?: number
+    /** Otherwise, until this many bytes were submitted in a turn of the event loop. */
+    turnBytes?: number
+  }
+  /** Register files, and memory for direct files, with the ring. Default true. */
+  register?: boolean
+}
+
+const TASK_RUNS: readonly TaskRun[] = ['defer', 'cooperative', 'interrupt']
+const KIB = 1024
+const MIB = 1024 * KIB
+const GIB = 1024 * MIB
+const UINT32_MAX = 2 ** 32 - 1
+/** Chunks are numbered in 53 bits, which ends an arena at 64 GiB. */
+const ARENA_BYTES_MAX = 64 * GIB
+
+/** Checks what a caller gave and fills the rest in. Throws Node's `ERR_` errors. */
+export function engineOptions(given: QueueOptions = {}): EngineOptions {
+  checkOptions(given)
+  const { setup = {}, arena = {}, workers = {}, inline = {} } = given
+  checkOptions(setup, 'options.setup')
+  checkOptions(arena, 'options.arena')
+  checkOptions(workers, 'options.workers')
+  checkOptions(inline, 'options.inline')
+
+  const entries = integer(given.entries, 'entries', 1024, 1, 32768)
+  const slabBytes = integer(arena.slabBytes, 'arena.slabBytes', 2 * MIB, 64 * KIB, 4 * MIB)
+  if ((slabBytes & (slabBytes - 1)) !== 0) {
+    throw invalidArgValue('options.arena.slabBytes', slabBytes, 'must be a power of two')
+  }
+  const taskRun = TASK_RUNS.indexOf(setup.taskRun ?? 'defer')
+  if (taskRun < 0) {
+    throw invalidArgValue(
+      'options.setup.taskRun',
+      setup.taskRun,
+      `must be one of ${TASK_RUNS.join(', ')}`,
+    )
+  }
+  const register = given.register ?? true
+  checkBoolean(register, 'options.register')
+  return {
+    entries,
+    cqEntries: integer(given.cqEntries, 'cqEntries', Math.min(entries * 4, 65536), entries, 65536),
+    taskRun,
+    slabBytes,
+    allocBytes: integer(arena.maxBytes, 'arena.maxBytes', GIB, slabBytes, ARENA_BYTES_MAX),
+    bounceBytes: integer(given.bounceBytes, 'bounceBytes', 64 * MIB, 2 * MIB, ARENA_BYTES_MAX),
+    resultBytes: integer(given.resultBytes, 'resultBytes', GIB, 0, ARENA_BYTES_MAX),
+    inlineSmallBytes: integer(inline.smallBytes, 'inline.smallBytes', 64 * KIB, 0, UINT32_MAX),
+    inlineAloneBytes: integer(inline.aloneBytes, 'inline.aloneBytes', 256 * KIB, 0, UINT32_MAX),
+    inlineTurnBytes: integer(inline.turnBytes, 'inline.turnBytes', 128 * KIB, 0, UINT32_MAX),
+    boundedWorkers: integer(workers.bounded, 'workers.bounded', 0, 0, 65535),
+    unboundedWorkers: integer(workers.unbounded, 'workers.unbounded', 0, 0, 65535),
+    register,
+  }
+}
+
+function integer(
+  value: number | undefined,
+  name: string,
+  fallback: number,
+  min: number,
+  max: number,
+): number {
+  if (value === undefined) return fallback
+  checkInteger(value, `options.${name}`, min, max)
+  return value
+}

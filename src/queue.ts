@@ -1,0 +1,383 @@
+/**
+ * The queue: a ring joined to this thread's event loop, its memory and its files. Checks arguments
+ * and hands them to `operations.ts`.
+ */
+import { constants, release } from 'node:os'
+import { OP_OPENAT, OP_TIMEOUT } from './backend.js'
+import { abortError, rejected, systemError, uringError } from './errors.js'
+import { type CloseOptions, closeTimeout, File, FileState, isEndless, settled } from './file.js'
+import { isDirect, parseFlags, parseMode, parsePath } from './flags.js'
+import { type RoundTripSummary, RoundTrips } from './histogram.js'
+import type { EngineStats, Opened } from './native.js'
+import { Operations } from './operations.js'
+import { engineOptions, type QueueOptions } from './options.js'
+import {
+  checkBoolean,
+  checkFunction,
+  checkInteger,
+  checkLength,
+  checkOptions,
+  checkSignal,
+} from './validate.js'
+
+const { EMFILE } = constants.errno
+
+/** Options of {@link Queue.open}. */
+export interface OpenOptions {
+  /** Permissions of a file that is made: a number or octal digits. Default 0o666. */
+  mode?: number | string
+  /** Bypass the page cache: O_DIRECT, open(2). Default false. */
+  direct?: boolean
+}
+
+/** Options of {@link Queue.nopRoundTrip}. */
+export interface RoundTripOptions {
+  /** How many round trips to measure, 1 to 1e9. Default 100,000. */
+  samples?: number
+  /** How many are under way at once, 1 to 65,536. Default 1. */
+  concurrency?: number
+  /** Ends the measurement with an AbortError. */
+  signal?: AbortSignal
+  /** Called now and then with the number of round trips made and the number asked for. */
+  onProgress?: (done: number, samples: number) => void
+}
+
+/** What {@link Queue.capabilities} tells. */
+export interface Capabilities {
+  /** What the operations run on. */
+  backend: 'io_uring'
+  /** The kernel's release, as `uname -r`. */
+  kernel: string
+  /** Entries of the two queues, as the kernel made them. */
+  entries: number
+  cqEntries: number
+  /** Set-up flags in use, as in io_uring_setup(2) without `IORING_SETUP_`. */
+  setupFlags: string[]
+  /** Whether enter names the ring by its registered descriptor (5.18). */
+  registeredDescriptor: boolean
+  /** Features by their names in io_uring_setup(2). */
+  features: Record<string, boolean>
+  /** Operations by their names in io_uring_enter(2). */
+  operations: Record<string, boolean>
+  /** Places in the registered file table; 0 when files are named by descriptor. */
+  registeredFiles: number
+  /** Whether direct files use registered memory: untried before the first one; else why not. */
+  registeredMemory: 'untried' | 'registered' | { code: string; errno: number }
+}
+
+/** What {@link Queue.stats} tells: counters since the queue was made, and gauges of now. */
+export interface QueueStats {
+  /** SQEs that the kernel took, and operations it completed. */
+  submitted: number
+  completed: number
+  /** Operations called for and not settled, in the engine, and waiting for room. */
+  pending: number
+  inFlight: number
+  waiting: number
+  /** Calls of io_uring_enter(2), how many SQEs one submitted on average, how many were refused. */
+  enters: number
+  meanBatch: number
+  refusals: number
+  /** Enters that found the completion queue overflown: a larger `cqEntries` would help. */
+  overflows: number
+  /** Completions of nobody. Anything but 0 is a bug. */
+  stale: number
+  /** Reads that kernel workers copied, cancels asked of the kernel, wake-ups by the eventfd. */
+  punted: number
+  cancels: number
+  wakeups: number
+  /** Bytes copied on their way to or from the kernel. */
+  bouncedBytes: number
+  /** Open files. */
+  files: number
+  /** Memory of the arena, in bytes: of `alloc`, of copies under way, of `bytesAt` results. */
+  memory: {
+    alloc: { mappedBytes: number; usedBytes: number }
+    bounce: { mappedBytes: number; usedBytes: number }
+    result: { mappedBytes: number; usedBytes: number }
+    registeredBytes: number
+  }
+}
+
+/**
+ * A ring with its memory and its files, for the thread that makes it. Everything staged in one turn
+ * of the event loop is submitted by one system call; results settle together.
+ *
+ * Throws `ERR_URING_UNAVAILABLE`, whose `reason` says why and what to do, where io_uring is missing
+ * or forbidden.
+ */
+export class Queue {
+  readonly #operations: Operations
+  readonly #files = new Set<FileState>()
+  #closing: Promise<void> | undefined
+  #capabilities: Capabilities
+
+  constructor(options?: QueueOptions) {
+    this.#operations = new Operations(engineOptions(options))
+    this.#capabilities = this.#readCapabilities()
+  }
+
+  // ---- files --------------------------------------------------------------------------------
+
+  /**
+   * Opens a file without blocking the thread. `flags` are those of node:fs, a string or a number,
+   * 'r' by default. Rejects with the errno of openat(2).
+   */
+  open(
+    path: string | Buffer | Uint8Array | URL,
+    flags?: string | number,
+    options: OpenOptions = {},
+  ): Promise<File> {
+    checkOptions(options)
+    const direct = options.direct ?? false
+    checkBoolean(direct, 'options.direct')
+    const { bytes, text } = parsePath(path)
+    const mode = parseMode(options.mode, 'options.mode')
+    return this.#open(bytes, text, parseFlags(flags, direct), mode)
+  }
+
+  async #open(bytes: Uint8Array, path: string, flags: number, mode: number): Promise<File> {
+    const outcome = await this.#operations.call(OP_OPENAT, undefined, flags, mode, 0, bytes)
+    if (typeof outcome === 'number') throw this.#operations.failure(outcome, 'open', path)
+    if (outcome === null) throw systemError(EMFILE, 'open', { path })
+    const { file, fd } = outcome as Opened
+    return this.#enter(new FileState(this.#operations, file, fd, path, flags))
+  }
+
+  /**
+   * Takes an open descriptor over: it is this queue's from now on, which closes it. Closing it
+   * elsewhere, too, closes a number that may be another file's by then. Rejects with EBADF for one
+   * that is not open, EEXIST for one that this queue has already.
+   */
+  async adopt(fd: number): Promise<File> {
+    checkInteger(fd, 'fd', 0, 2 ** 31 - 1)
+    const { backend } = this.#operations
+    if (this.#operations.ended !== undefined) throw this.#operations.ended()
+    const flags = backend.descriptorFlags(fd)
+    if (flags < 0) throw systemError(flags, 'fcntl')
+    const handle = backend.adopt(fd, isDirect(flags))
+    if (handle < 0) throw systemError(handle, 'adopt')
+    return this.#enter(new FileState(this.#operations, handle, fd, undefined, flags))
+  }
+
+  /** Makes a file of a state, complete with what it has to know before its first operation. */
+  async #enter(state: FileState): Promise<File> {
+    this.#files.add(state)
+    state.onClosed = () => this.#files.delete(state)
+    try {
+      if (state.blockBytes !== 0) await state.learnAlignment()
+      if (this.#operations.ended !== undefined) throw this.#operations.ended()
+    } catch (error) {
+      await state.close()
+      throw error
+    }
+    return new File(state)
+  }
+
+  // ---- memory -------------------------------------------------------------------------------
+
+  /**
+   * Memory that operations use in place: page aligned, zeroed, `length` bytes with an ArrayBuffer of
+   * its own. It goes back when {@link free} is called or when it is collected. Views of it work in
+   * place too. Throws `ERR_URING_NO_MEMORY` past `arena.maxBytes`.
+   */
+  alloc(length: number): Buffer {
+    checkLength(length)
+    if (this.#operations.ended !== undefined) throw this.#operations.ended()
+    return this.#operations.memory.alloc(length)
+  }
+
+  /**
+   * Gives memory from {@link alloc} back early and detaches it: its length becomes 0. Throws
+   * `ERR_URING_FREED` the second time, `ERR_URING_NOT_ALLOCATED` for anything else, and
+   * `ERR_URING_IN_FLIGHT` while an operation uses it.
+   */
+  free(buffer: NodeJS.ArrayBufferView | ArrayBuffer): void {
+    this.#operations.memory.free(buffer)
+  }
+
+  // ---- operations without a file --------------------------------------------------------------
+
+  /** The cheapest trip to the kernel and back: IORING_OP_NOP. */
+  nop(): Promise<void> {
+    return this.#operations.nop()
+  }
+
+  /** Resolves after `ms` milliseconds, by the kernel's clock. IORING_OP_TIMEOUT. */
+  sleep(ms: number): Promise<void> {
+    checkInteger(ms, 'ms', 0, 2 ** 31 - 1)
+    return this.#sleep(ms)
+  }
+
+  async #sleep(ms: number): Promise<void> {
+    const result = await this.#operations.call(OP_TIMEOUT, undefined, 0, 0, ms * 1e6)
+    // ETIME is how a timeout says that its time has come.
+    if (result !== -constants.errno.ETIME) throw this.#operations.failure(Number(result), 'timeout')
+  }
+
+  /** Submits what is staged now: for callers who compute before they await. */
+  flush(): void {
+    this.#operations.backend.flush()
+  }
+
+  /**
+   * Measures nops: how long one takes from the call to its promise, and how many there are a second.
+   * Rejects with an AbortError, or with what `onProgress` throws.
+   */
+  nopRoundTrip(options: RoundTripOptions = {}): Promise<RoundTripSummary> {
+    checkOptions(options)
+    const { samples = 100_000, concurrency = 1, signal, onProgress } = options
+    checkInteger(samples, 'options.samples', 1, 1e9)
+    checkInteger(concurrency, 'options.concurrency', 1, 65_536)
+    if (signal !== undefined) checkSignal(signal)
+    if (onProgress !== undefined) checkFunction(onProgress, 'options.onProgress')
+    if (signal?.aborted) return rejected(abortError(signal))
+    return this.#nopRoundTrip(samples, concurrency, signal, onProgress)
+  }
+
+  async #nopRoundTrip(
+    samples: number,
+    concurrency: number,
+    signal: AbortSignal | undefined,
+    onProgress: RoundTripOptions['onProgress'],
+  ): Promise<RoundTripSummary> {
+    const trips = new RoundTrips(samples)
+    let [started, done, elapsedNs] = [0, 0, 0]
+    const worker = async (until: number): Promise<void> => {
+      while (started < until && !signal?.aborted) {
+        started++
+        const from = performance.now()
+        await this.nop()
+        trips.add((performance.now() - from) * 1e6)
+        done++
+      }
+    }
+    while (done < samples) {
+      const until = Math.min(samples, started + trips.room)
+      const from = performance.now()
+      await Promise.all(
+        Array.from({ length: Math.min(concurrency, until - started) }, () => worker(until)),
+      )
+      elapsedNs += (performance.now() - from) * 1e6
+      if (signal?.aborted) throw abortError(signal)
+      trips.drain()
+      onProgress?.(done, samples)
+    }
+    return trips.finish(elapsedNs, concurrency)
+  }
+
+  // ---- looking in ---------------------------------------------------------------------------
+
+  /** What the operations run on. */
+  get backend(): 'io_uring' {
+    return this.#operations.backend.name
+  }
+
+  /** What the kernel granted. */
+  get capabilities(): Capabilities {
+    if (this.#operations.ended === undefined) this.#capabilities = this.#readCapabilities()
+    return this.#capabilities
+  }
+
+  #readCapabilities(): Capabilities {
+    const granted = this.#operations.backend.capabilities()
+    if (granted === null) return this.#capabilities
+    const { registeredMemory: errno, ...rest } = granted
+    const refused = (number: number) => {
+      const { code } = systemError(number, 'io_uring_register')
+      return { code, errno: -number }
+    }
+    return {
+      backend: 'io_uring',
+      kernel: release(),
+      ...rest,
+      registeredMemory:
+        errno === undefined || errno === null
+          ? 'untried'
+          : errno === 0
+            ? 'registered'
+            : refused(errno),
+    }
+  }
+
+  /** Counters and gauges; see {@link QueueStats}. */
+  stats(): QueueStats {
+    const { backend, slots, bouncedBytes } = this.#operations
+    const engine = backend.stats() ?? this.#lastStats
+    if (engine === undefined) throw uringError('ERR_URING_CLOSED')
+    return {
+      submitted: engine.submitted,
+      completed: engine.completed,
+      pending: slots.pending,
+      inFlight: engine.inFlight,
+      waiting: slots.waiting,
+      enters: engine.enters,
+      meanBatch: engine.submittingEnters === 0 ? 0 : engine.submitted / engine.submittingEnters,
+      refusals: engine.refusals,
+      overflows: engine.overflows,
+      stale: engine.stale,
+      punted: engine.punted,
+      cancels: engine.cancels,
+      wakeups: engine.wakeups,
+      bouncedBytes,
+      files: engine.files,
+      memory: {
+        alloc: { mappedBytes: engine.allocMappedBytes, usedBytes: engine.allocUsedBytes },
+        bounce: { mappedBytes: engine.bounceMappedBytes, usedBytes: engine.bounceUsedBytes },
+        result: { mappedBytes: engine.resultMappedBytes, usedBytes: engine.resultUsedBytes },
+        registeredBytes: engine.registeredBytes,
+      },
+    }
+  }
+
+  #lastStats: EngineStats | undefined
+
+  /** Keeps the process alive while operations are in flight; this is how a queue starts. */
+  ref(): this {
+    this.#operations.backend.setWanted(true)
+    return this
+  }
+
+  /** Lets the process end while operations are in flight. */
+  unref(): this {
+    this.#operations.backend.setWanted(false)
+    return this
+  }
+
+  // ---- the end ------------------------------------------------------------------------------
+
+  /**
+   * Takes nothing new, waits for what is in flight, closes the files, then the ring. With
+   * `timeoutMs` it cancels what has not settled by then; what the kernel will not give back is named
+   * by `ERR_URING_BUSY`. Memory from {@link alloc} stays valid. Calls after the first return the
+   * same promise.
+   */
+  close(options?: CloseOptions): Promise<void> {
+    const timeoutMs = closeTimeout(options)
+    this.#closing ??= this.#close(timeoutMs)
+    return this.#closing
+  }
+
+  async #close(timeoutMs: number | undefined): Promise<void> {
+    const operations = this.#operations
+    const failed = operations.ended !== undefined
+    operations.ended ??= () => uringError('ERR_URING_CLOSED')
+    let held: string[] = []
+    if (!failed) {
+      await settled(operations, timeoutMs, () => operations.cancel(() => true))
+      held = operations.describe(() => true)
+      const files = [...this.#files].filter((state) => state.pending === 0)
+      await Promise.allSettled(files.map((state) => state.close()))
+    }
+    this.#lastStats = operations.backend.stats() ?? undefined
+    operations.close(0)
+    if (held.length > 0) throw uringError('ERR_URING_BUSY', { held })
+  }
+
+  /** Cancels pending reads and sleeps, waits for writes, and closes. */
+  [Symbol.asyncDispose](): Promise<void> {
+    const closed = this.close()
+    this.#operations.cancel((op) => isEndless(op.opcode))
+    return closed
+  }
+}

@@ -1,0 +1,190 @@
+/**
+ * The records of operations under way, the slots they are known by in the engine, and the FIFO of
+ * those that wait. Pure bookkeeping: nothing here is staged or settled.
+ */
+import type { FileState } from './file.js'
+
+/** How an operation goes on when its completion comes. */
+export const KIND_NOP = 0
+/** Moves bytes between a file and a buffer, in as many pieces as it takes. */
+export const KIND_TRANSFER = 1
+/** One system call; its result is what it resolves with. */
+export const KIND_CALL = 2
+/** The fdatasync linked behind the last piece of a write; `behind` is that write. */
+export const KIND_BEHIND = 3
+
+/** Slots that a queue has at most: operations staged or in flight. More wait, in order. */
+export const SLOTS_MAX = 1 << 16
+
+/**
+ * One operation, from its call to its settling. Reused: there is no object for each operation but
+ * its promise. All fields are set by the life of the operation in `operations.ts`.
+ */
+export class Operation {
+  kind = KIND_NOP
+  opcode = 0
+  /** Its name in the engine; -1 while it waits for one. */
+  slot = -1
+  /** Whether the engine has it now. */
+  staged = false
+  /** Whether it is to be cancelled; one that waits ends when its turn comes. */
+  cancelled = false
+  resolve: ((value: unknown) => void) | undefined = undefined
+  file: FileState | undefined = undefined
+  /** Transfers: the caller's memory, as bytes when it is to be copied. */
+  view: ArrayBufferView | undefined = undefined
+  /** Transfers: the chunk under `view`, or the bounce chunk of the piece under way. */
+  chunk = 0
+  /** Transfers: whether bytes are copied through a bounce chunk. */
+  bounced = false
+  /** Transfers: where the bytes begin in the chunk, in place. */
+  base = 0
+  /** Transfers: bytes asked for, done, and in the piece under way. Calls: the length argument. */
+  length = 0
+  done = 0
+  piece = 0
+  /** Transfers of direct files: bytes of the piece before the first one that was asked for. */
+  lead = 0
+  position: number | bigint = 0
+  /** Calls: the offset argument, and the path. */
+  offset = 0
+  bytes: Uint8Array | undefined = undefined
+  /** Whether an fdatasync goes behind the last piece, and the record that carries it. */
+  datasync = false
+  companion: Operation | undefined = undefined
+  /** Of a companion: the write it is behind. */
+  behind: Operation | undefined = undefined
+  /** Completions of a chain that are still to come, and what came of this member of it. */
+  expected = 0
+  outcome = 0
+  /** In the FIFO of those that wait, the next. */
+  next: Operation | undefined = undefined
+}
+
+/** Records by slot, spare ones, and those that wait. */
+export class Slots {
+  /** The record that has each slot, spare ones included. */
+  readonly bySlot: Operation[] = []
+  /** How many are under way, waiting ones included. */
+  pending = 0
+  waiting = 0
+  head: Operation | undefined = undefined
+  #tail: Operation | undefined = undefined
+  /** Spare records with a slot, which is the usual case, and without. */
+  readonly #spare: Operation[] = []
+  readonly #bare: Operation[] = []
+  readonly #max: number
+
+  constructor(max: number) {
+    this.#max = max
+  }
+
+  /** A record with every field as it is made. It has a slot unless it will have to wait for one. */
+  take(): Operation {
+    this.pending++
+    return this.#spare.length > 0 && this.head === undefined
+      ? (this.#spare.pop() as Operation)
+      : this.#takeOther()
+  }
+
+  #takeOther(): Operation {
+    const bare = this.#bare.pop() ?? new Operation()
+    if (this.head === undefined && this.bySlot.length < this.#max) {
+      bare.slot = this.bySlot.length
+      this.bySlot.push(bare)
+    }
+    return bare
+  }
+
+  /** Gives a record and all it refers to back. It keeps its slot, for the next to take. */
+  give(op: Operation): void {
+    this.pending--
+    op.staged = false
+    op.cancelled = false
+    op.resolve = undefined
+    if (op.kind !== KIND_NOP) clear(op)
+    if (op.slot >= 0) this.#spare.push(op)
+    else this.#bare.push(op)
+  }
+
+  /** Gives the record a slot if it has none; false when there is none to give. */
+  assign(op: Operation): boolean {
+    if (op.slot >= 0) return true
+    const other = this.#spare.pop()
+    if (other !== undefined) {
+      op.slot = other.slot
+      other.slot = -1
+      this.#bare.push(other)
+    } else if (this.bySlot.length < this.#max) {
+      op.slot = this.bySlot.length
+    } else {
+      return false
+    }
+    this.bySlot[op.slot] = op
+    return true
+  }
+
+  /** Takes the record's slot away: one that waits for a second must not keep the first from others. */
+  unassign(op: Operation): void {
+    if (op.slot < 0) return
+    const other = this.#bare.pop() ?? new Operation()
+    other.slot = op.slot
+    this.bySlot[op.slot] = other
+    this.#spare.push(other)
+    op.slot = -1
+  }
+
+  /** Puts the record at the end of those that wait. */
+  enqueue(op: Operation): void {
+    this.waiting++
+    if (this.#tail === undefined) this.head = op
+    else this.#tail.next = op
+    this.#tail = op
+  }
+
+  /** Takes the first of those that wait. */
+  dequeue(): Operation | undefined {
+    const op = this.head
+    if (op === undefined) return undefined
+    this.waiting--
+    this.head = op.next
+    op.next = undefined
+    if (this.head === undefined) this.#tail = undefined
+    return op
+  }
+
+  /** Puts a record back before all others that wait. */
+  putBack(op: Operation): void {
+    this.waiting++
+    op.next = this.head
+    this.head = op
+    this.#tail ??= op
+  }
+
+  /** Every record under way, once. */
+  *all(): Generator<Operation> {
+    for (const op of this.bySlot) if (op.resolve !== undefined || op.behind !== undefined) yield op
+    for (let op = this.head; op !== undefined; op = op.next) if (op.slot < 0) yield op
+  }
+}
+
+function clear(op: Operation): void {
+  op.kind = KIND_NOP
+  op.file = undefined
+  op.view = undefined
+  op.chunk = 0
+  op.bounced = false
+  op.base = 0
+  op.length = 0
+  op.done = 0
+  op.piece = 0
+  op.lead = 0
+  op.position = 0
+  op.offset = 0
+  op.bytes = undefined
+  op.datasync = false
+  op.companion = undefined
+  op.behind = undefined
+  op.expected = 0
+  op.outcome = 0
+}
