@@ -16,8 +16,8 @@ export type {
 let binding: typeof Binding | undefined
 
 /**
- * The compiled module. Throws what loading it threw: `MODULE_NOT_FOUND` where there is none for this
- * platform, `ERR_DLOPEN_FAILED` where it does not fit.
+ * The compiled module. Throws what its generated loader throws, whose chain of causes says why:
+ * `MODULE_NOT_FOUND` where there is none for this platform, `ERR_DLOPEN_FAILED` where it does not fit.
  */
 export function loadBinding(): typeof Binding {
   binding ??= createRequire(import.meta.url)('../index.js') as typeof Binding

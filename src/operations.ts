@@ -548,6 +548,18 @@ export class Operations {
       if (op.staged) this.backend.cancel(op.slot)
       if (op.companion?.staged) this.backend.cancel(op.companion.slot)
     }
+    this.#endWaiting()
+  }
+
+  /** Those that wait and are cancelled end now, and not behind what they wait for. */
+  #endWaiting(): void {
+    const waiting: Operation[] = []
+    for (let op = this.slots.dequeue(); op !== undefined; op = this.slots.dequeue())
+      waiting.push(op)
+    for (const op of waiting) {
+      if (op.cancelled) this.#finish(op, -ECANCELED)
+      else this.slots.enqueue(op)
+    }
     this.#admit()
   }
 
