@@ -25,6 +25,24 @@ export const OP_TIMEOUT = 8
 /** Beside an opcode: the next operation starts when this one has succeeded. */
 export const FLAG_LINK = 1 << 8
 
+/** Names of operations in errors, as node:fs has them. */
+const SYSCALLS: readonly string[] = [
+  'nop',
+  'read',
+  'write',
+  'fsync',
+  'ftruncate',
+  'open',
+  'close',
+  'fstat',
+  'timeout',
+]
+
+/** The name of an operation in errors. */
+export function syscallOf(opcode: number): string {
+  return SYSCALLS[opcode] ?? 'operation'
+}
+
 /** Pools of {@link Backend.take}. */
 export const POOL_ALLOC = 0
 export const POOL_BOUNCE = 1

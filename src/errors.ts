@@ -257,6 +257,11 @@ export async function rejected(error: Error): Promise<never> {
   throw error
 }
 
+/** A mistake of ours. */
+export function internalError(detail: string): Error {
+  return uringError('ERR_URING_INTERNAL', { detail })
+}
+
 /** An error about an argument, with Node's code. */
 export type ArgumentError<E extends Error, C extends string> = E & { code: C }
 

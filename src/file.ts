@@ -251,7 +251,14 @@ export class File {
     checkPosition(position)
     const length = buffer.byteLength
     if (length === 0) return this.#nothing('read', buffer)
-    return this.#operations.transfer(OP_READ, this.#state, buffer, length, position, false)
+    return this.#operations.transfers.transfer(
+      OP_READ,
+      this.#state,
+      buffer,
+      length,
+      position,
+      false,
+    )
   }
 
   /**
@@ -262,7 +269,7 @@ export class File {
     checkPosition(position)
     checkLength(length)
     if (length === 0) return this.#nothing('read').then(() => Buffer.alloc(0))
-    return this.#operations.bytes(this.#state, length, position)
+    return this.#operations.transfers.bytes(this.#state, length, position)
   }
 
   /**
@@ -318,7 +325,7 @@ export class File {
       const alignment = { memoryBytes: state.memoryBytes, offsetBytes: block }
       throw uringError('ERR_URING_ALIGNMENT', { position, lengthBytes: length, alignment })
     }
-    return this.#operations.transfer(OP_WRITE, state, buffer, length, position, datasync)
+    return this.#operations.transfers.transfer(OP_WRITE, state, buffer, length, position, datasync)
   }
 
   /** Nothing to move is no trip to the kernel, but misuse is still misuse. */

@@ -93,7 +93,8 @@ export function engineOptions(given: QueueOptions = {}): EngineOptions {
   const register = given.register ?? true
   checkBoolean(register, 'options.register')
   return {
-    entries,
+    // A chain of two has to fit.
+    entries: Math.max(entries, 2),
     cqEntries: integer(given.cqEntries, 'cqEntries', Math.min(entries * 4, 65536), entries, 65536),
     taskRun,
     slabBytes,

@@ -302,7 +302,7 @@ export class Queue {
 
   /** Counters and gauges; see {@link QueueStats}. */
   stats(): QueueStats {
-    const { backend, slots, bouncedBytes } = this.#operations
+    const { backend, slots, transfers } = this.#operations
     const engine = backend.stats() ?? this.#lastStats
     if (engine === undefined) throw uringError('ERR_URING_CLOSED')
     return {
@@ -319,7 +319,7 @@ export class Queue {
       punted: engine.punted,
       cancels: engine.cancels,
       wakeups: engine.wakeups,
-      bouncedBytes,
+      bouncedBytes: transfers.bouncedBytes,
       files: engine.files,
       memory: {
         alloc: { mappedBytes: engine.allocMappedBytes, usedBytes: engine.allocUsedBytes },

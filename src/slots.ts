@@ -13,6 +13,11 @@ export const KIND_CALL = 2
 /** The fdatasync linked behind the last piece of a write; `behind` is that write. */
 export const KIND_BEHIND = 3
 
+/** What became of trying to stage: it is, it has to wait for room, it is settled already. */
+export const STAGED = 0
+export const WAITS = 1
+export const OVER = 2
+
 /** Slots that a queue has at most: operations staged or in flight. More wait, in order. */
 export const SLOTS_MAX = 1 << 16
 

@@ -1,0 +1,318 @@
+/**
+ * Transfers: reads and writes, from a buffer of any kind to a file or back, in as many pieces as it
+ * takes. In place over arena chunks, else copied through bounce chunks; direct files by whole blocks;
+ * an fdatasync linked behind the last piece of a write. Staging, waiting and settling are those of
+ * `operations.ts`, for transfers as for all others.
+ */
+import { constants } from 'node:os'
+import {
+  type Backend,
+  FLAG_LINK,
+  OP_FSYNC,
+  OP_READ,
+  OP_WRITE,
+  POOL_BOUNCE,
+  POOL_RESULT,
+  REFUSED_BUFFER_GONE,
+  syscallOf,
+  TAKE_BUFFER_GONE,
+  TAKE_ERRNO,
+  TAKE_LIMIT,
+} from './backend.js'
+import { internalError, rejected, systemError, uringError } from './errors.js'
+import type { FileState } from './file.js'
+import type { Operations } from './operations.js'
+import { KIND_BEHIND, KIND_TRANSFER, type Operation, OVER, STAGED, WAITS } from './slots.js'
+
+const { EBADF, ECANCELED, EIO } = constants.errno
+/** Most bytes of one read or write: the kernel's MAX_RW_COUNT, 2 GiB - 4 KiB. read(2). */
+const IN_PLACE_PIECE_BYTES = 0x7ffff000
+/** Most bytes that are bounced at once: longer transfers go in pieces. */
+const BOUNCE_PIECE_BYTES = 1 << 20
+/** Results of `bytesAt` from this length on are given away instead of copied. */
+const RESULT_BYTES_MIN = 128 << 10
+
+/** The transfers of one queue. */
+export class Transfers {
+  readonly #operations: Operations
+  readonly #backend: Backend
+  /** Bytes copied on their way to or from the kernel. */
+  bouncedBytes = 0
+
+  constructor(operations: Operations, backend: Backend) {
+    this.#operations = operations
+    this.#backend = backend
+  }
+
+  /** Moves `length` bytes between the file at `position` and the view; resolves with how many. */
+  transfer(
+    opcode: number,
+    file: FileState,
+    view: ArrayBufferView,
+    length: number,
+    position: number | bigint,
+    datasync: boolean,
+  ): Promise<number> {
+    if (file.closed) return rejected(systemError(EBADF, syscallOf(opcode)))
+    const operations = this.#operations
+    if (operations.ended !== undefined) return rejected(operations.ended())
+    const op = operations.slots.take()
+    op.kind = KIND_TRANSFER
+    op.opcode = opcode
+    op.file = file
+    op.length = length
+    op.position = position
+    op.datasync = datasync
+    const chunk = operations.memory.chunkOf(view)
+    const base = chunk === 0 ? 0 : view.byteOffset
+    if (chunk !== 0 && (file.blockBytes === 0 || isAligned(file, base, length, position))) {
+      op.chunk = chunk
+      op.base = base
+      op.view = view
+    } else {
+      op.bounced = true
+      op.view = asBytes(view)
+    }
+    file.pending++
+    return operations.launch(op)
+  }
+
+  /** Reads into memory of its own; resolves with as many bytes as there were. */
+  async bytes(file: FileState, length: number, position: number | bigint): Promise<Buffer> {
+    const chunk =
+      length < RESULT_BYTES_MIN || this.#operations.ended !== undefined || file.closed
+        ? 0
+        : this.#backend.take(POOL_RESULT, length)
+    const buffer = chunk > 0 ? this.#operations.memory.wrap(chunk, length) : undefined
+    const target = buffer ?? Buffer.allocUnsafeSlow(length)
+    const count = await this.transfer(OP_READ, file, target, length, position, false)
+    if (count === length) return target
+    // The file ended: the result must not keep the memory that was not needed.
+    const short = Buffer.allocUnsafeSlow(count)
+    target.copy(short)
+    if (buffer !== undefined) this.#operations.memory.free(buffer)
+    return short
+  }
+
+  /** A chain takes its slots at once, so that no chain holds one while it waits for another. */
+  attachCompanion(op: Operation): boolean {
+    const { slots } = this.#operations
+    const companion = slots.take()
+    if (!slots.assign(companion)) {
+      slots.give(companion)
+      slots.unassign(op)
+      return false
+    }
+    companion.kind = KIND_BEHIND
+    companion.opcode = OP_FSYNC
+    companion.behind = op
+    companion.file = op.file
+    op.companion = companion
+    return true
+  }
+
+  /** Stages the next piece, or says that there is no room for it now. */
+  startPiece(op: Operation): number {
+    const file = op.file as FileState
+    const remaining = op.length - op.done
+    let position = op.done === 0 ? op.position : moved(op.position, op.done)
+    let piece: number
+    let offset: number
+    if (op.bounced) {
+      piece = Math.min(remaining, BOUNCE_PIECE_BYTES)
+      if (file.blockBytes !== 0 && op.opcode === OP_READ) {
+        // A direct read has to begin and end on blocks: read those around what was asked for.
+        const block = file.blockBytes
+        op.lead = remainder(position, block)
+        position = moved(position, -op.lead)
+        piece = Math.min(Math.ceil((op.lead + piece) / block) * block, BOUNCE_PIECE_BYTES)
+      }
+      offset = 0
+      const chunk =
+        op.opcode === OP_WRITE
+          ? this.#backend.take(POOL_BOUNCE, piece, op.view as Uint8Array, op.done)
+          : this.#backend.take(POOL_BOUNCE, piece)
+      if (chunk <= 0) return this.#noChunk(op, chunk)
+      op.chunk = chunk
+      this.bouncedBytes += piece
+    } else {
+      piece = Math.min(remaining, IN_PLACE_PIECE_BYTES)
+      offset = op.base + op.done
+    }
+    op.piece = piece
+    const chained = op.datasync && op.done + piece === op.length
+    const opcode = chained ? op.opcode | FLAG_LINK : op.opcode
+    const refusal = this.#backend.stage(
+      opcode,
+      op.slot,
+      file.handle,
+      op.chunk,
+      offset,
+      piece,
+      position,
+    )
+    if (refusal !== undefined) {
+      if (op.bounced) this.#returnChunk(op)
+      return this.#operations.refused(op, refusal)
+    }
+    op.staged = true
+    if (chained) {
+      op.expected = 1
+      this.#stageBehind(op)
+    }
+    return STAGED
+  }
+
+  /** Stages the fdatasync of a write; the file is open and the slot is free, so it is taken. */
+  #stageBehind(op: Operation): void {
+    const companion = op.companion as Operation
+    const handle = (op.file as FileState).handle
+    const refusal = this.#backend.stage(OP_FSYNC, companion.slot, handle, 0, 0, 1, 0)
+    if (refusal !== undefined) throw this.#operations.refusalError(companion, refusal)
+    op.expected++
+    op.staged = true
+    companion.staged = true
+  }
+
+  #noChunk(op: Operation, answer: number): number {
+    if (answer === TAKE_LIMIT) return WAITS
+    if (answer === TAKE_BUFFER_GONE) this.#operations.settle(op, rejected(this.bufferGone(op)))
+    else if (answer < TAKE_ERRNO) this.#operations.finish(op, answer - TAKE_ERRNO)
+    else this.#operations.settle(op, rejected(internalError(`no bounce memory (${answer})`)))
+    return OVER
+  }
+
+  #returnChunk(op: Operation): void {
+    this.#backend.disown(op.chunk)
+    op.chunk = 0
+  }
+
+  /** A member of a chain write → fdatasync is over; the last of the two to arrive goes on. */
+  arriveChained(member: Operation, result: number): void {
+    member.outcome = result
+    const op = member.behind ?? member
+    if (--op.expected > 0) {
+      // Still under way as far as a cancel is concerned.
+      op.staged = true
+      return
+    }
+    op.staged = false
+    const synced = (op.companion as Operation).outcome
+    if (op.bounced && op.chunk !== 0) this.#returnChunk(op)
+    if (op.outcome < 0 || op.done + op.outcome < op.length) {
+      // Failed, or short: that broke the link, and nothing was synced. A short write goes on.
+      this.advance(op, op.outcome)
+    } else if (synced === -ECANCELED && !op.cancelled) {
+      // The kernel took the chain in two parts: the write is done, the fdatasync does not count.
+      this.#stageBehind(op)
+    } else {
+      op.done = op.length
+      this.#operations.finish(op, synced, 'fdatasync')
+    }
+  }
+
+  /** A piece is over with `result`: takes what it brought, and settles or goes on. */
+  advance(op: Operation, result: number): void {
+    if (result < 0) {
+      if (op.bounced && op.chunk !== 0) this.#returnChunk(op)
+      this.#operations.finish(op, result)
+      return
+    }
+    const count = op.opcode === OP_READ ? this.#takeRead(op, result) : this.#takeWritten(op, result)
+    if (count < 0) return
+    op.done += count
+    if (op.done === op.length) this.#operations.finish(op, 0)
+    else if (count === 0 && op.opcode === OP_WRITE) this.#operations.finish(op, -EIO)
+    else if (op.opcode === OP_READ && this.#isEnd(op, result)) this.#operations.finish(op, 0)
+    else this.#goOn(op)
+  }
+
+  /** Copies what a read brought; -1 when the target is gone and the operation settled. */
+  #takeRead(op: Operation, result: number): number {
+    if (!op.bounced) return result
+    const count = Math.max(0, Math.min(result - op.lead, op.length - op.done))
+    const chunk = op.chunk
+    op.chunk = 0
+    const view = op.view as Uint8Array
+    const refusal = this.#backend.copyOut(chunk, op.lead, view, op.done, count)
+    if (refusal === undefined) return count
+    const error =
+      refusal === REFUSED_BUFFER_GONE
+        ? this.bufferGone(op)
+        : this.#operations.refusalError(op, refusal)
+    this.#operations.settle(op, rejected(error))
+    return -1
+  }
+
+  #takeWritten(op: Operation, result: number): number {
+    if (op.bounced && op.chunk !== 0) this.#returnChunk(op)
+    return result
+  }
+
+  /** Whether a read that brought less than was asked for is at the end of what there is. */
+  #isEnd(op: Operation, result: number): boolean {
+    const file = op.file as FileState
+    if (result === 0) return true
+    if (result === op.piece) return false
+    // The blocks of a direct file end within one only where the file ends.
+    if (file.blockBytes !== 0) return result % file.blockBytes !== 0
+    // A read of a FIFO, terminal or socket is one read.
+    return file.fills === false
+  }
+
+  /** Stages the next piece. After the first short read of a file, finds out what kind it is. */
+  #goOn(op: Operation): void {
+    const file = op.file as FileState
+    if (op.opcode === OP_READ && file.fills === undefined) {
+      void file.learn().then(() => {
+        if (file.fills) this.#operations.restart(op)
+        else this.#operations.finish(op, 0)
+      })
+    } else {
+      this.#operations.restart(op)
+    }
+  }
+
+  /** The error of an operation whose buffer went away. */
+  bufferGone(op: Operation): Error {
+    const syscall = syscallOf(op.opcode)
+    return uringError('ERR_URING_BUFFER_DETACHED', {
+      syscall,
+      bytesWritten: op.opcode === OP_WRITE ? op.done : undefined,
+    })
+  }
+}
+
+/** The bytes of any view, for copying. */
+function asBytes(view: ArrayBufferView): Uint8Array {
+  return view instanceof Uint8Array
+    ? view
+    : new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+}
+
+/** Whether a direct transfer can go in place. */
+function isAligned(
+  file: FileState,
+  base: number,
+  length: number,
+  position: number | bigint,
+): boolean {
+  return (
+    base % file.memoryBytes === 0 &&
+    length % file.blockBytes === 0 &&
+    remainder(position, file.blockBytes) === 0
+  )
+}
+
+function remainder(position: number | bigint, block: number): number {
+  return typeof position === 'number' ? position % block : Number(position % BigInt(block))
+}
+
+/** `position + by`, exact also past 2^53. */
+function moved(position: number | bigint, by: number): number | bigint {
+  if (typeof position === 'number') {
+    const sum = position + by
+    return sum <= Number.MAX_SAFE_INTEGER ? sum : BigInt(position) + BigInt(by)
+  }
+  return position + BigInt(by)
+}
