@@ -198,6 +198,7 @@ impl Engine {
 
     /// The flags that a descriptor was opened with, or a negated errno. F_GETFL of `fcntl(2)`.
     #[napi]
+    #[allow(clippy::unused_self)] // A method, so that a backend has all it needs in one object.
     pub fn descriptor_flags(&self, fd: i32) -> i32 {
         node_uring_core::ring::descriptor_flags(fd)
             .unwrap_or_else(|error| -error.raw_os_error().unwrap_or(libc::EBADF))

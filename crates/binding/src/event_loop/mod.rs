@@ -413,13 +413,14 @@ unsafe fn pairs_memory(
 }
 
 /// A handle scope: a libuv callback has none of its own.
-struct Scope {
+pub struct Scope {
     env: sys::napi_env,
     scope: sys::napi_handle_scope,
 }
 
 impl Scope {
-    fn open(env: sys::napi_env) -> Option<Self> {
+    /// `None` when the environment does not allow it any more.
+    pub fn open(env: sys::napi_env) -> Option<Self> {
         let mut scope = ptr::null_mut();
         // SAFETY: the environment is alive: its end closes the handles whose callbacks lead here.
         check(unsafe { sys::napi_open_handle_scope(env, &raw mut scope) })
@@ -434,7 +435,8 @@ impl Drop for Scope {
     }
 }
 
-const fn check(status: sys::napi_status) -> bool {
+/// Whether an N-API call succeeded.
+pub const fn check(status: sys::napi_status) -> bool {
     status == sys::Status::napi_ok
 }
 

@@ -4,14 +4,16 @@
 //! A raw call costs 10-20 ns, a napi-rs method 225. The memory of a caller's buffer is looked up and
 //! copied from or to within one call; its address is never kept and never given to the kernel.
 
+mod exposed;
+
 use std::ffi::{CStr, c_void};
 use std::ptr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use napi::bindgen_prelude::Object;
 use napi::{Env, sys};
 use node_uring_core::arena::{BadChunk, Exhausted};
-use node_uring_core::{ChunkId, Engine, Mapping, Pool, Refusal, Request};
+use node_uring_core::{ChunkId, Engine, Pool, Refusal, Request};
 
 use crate::event_loop::Shared;
 
@@ -113,6 +115,7 @@ impl<const N: usize> Call<'_, N> {
 
     /// An unsigned integer: a number without a fraction, or a bigint below 2^63.
     #[inline]
+    #[allow(clippy::float_cmp)] // Exactly equal is what "without a fraction" means.
     fn integer(&self, index: usize) -> Option<u64> {
         let mut number = 0.0;
         // SAFETY: the out-pointer is a local; any value may be asked.
@@ -329,13 +332,19 @@ unsafe extern "C" fn disown(env: sys::napi_env, info: sys::napi_callback_info) -
     let outcome = call.integer(0).ok_or(BAD_CALL).and_then(|number| {
         let id = ChunkId::from_number(number);
         let detach = call.is_array_buffer(1);
-        call.with_engine(|engine| match engine.arena().in_flight(id).map_err(refused)? {
-            true if detach => Err(refused(BadChunk::InFlight)),
-            _ => Ok(()),
+        let address = call.with_engine(|engine| {
+            let arena = engine.arena();
+            if detach && arena.in_flight(id).map_err(refused)? {
+                return Err(refused(BadChunk::InFlight));
+            }
+            arena.expose(id, 0).map(|(address, _)| address).map_err(refused)
         })?;
         // The engine is not borrowed here: detaching may run finalizers.
         if detach && !call.detach(1) {
             return Err(BAD_CALL);
+        }
+        if detach {
+            exposed::given_back(env, address);
         }
         call.with_engine(|engine| engine.arena().disown(id).map_err(refused))
     });
@@ -371,14 +380,6 @@ unsafe extern "C" fn copy_out(
     call.answer(outcome)
 }
 
-/// What an exposed buffer refers to: its memory, and its chunk for as long as the engine is there.
-struct Exposed {
-    chunk: ChunkId,
-    shared: Weak<Shared>,
-    /// Keeps the memory mapped when the engine is gone.
-    _mapping: Rc<Mapping>,
-}
-
 /// `expose(chunk, length)`: an `ArrayBuffer` over the chunk's memory, which becomes the chunk's owner:
 /// the chunk is free when the buffer is collected (or was given back by `disown`). undefined where
 /// the runtime does not allow external buffers.
@@ -402,35 +403,6 @@ unsafe extern "C" fn expose(env: sys::napi_env, info: sys::napi_callback_info) -
         Rc::increment_strong_count(data);
         Rc::downgrade(&Rc::from_raw(data))
     };
-    let hint = Box::into_raw(Box::new(Exposed { chunk, shared, _mapping: mapping }));
-    let mut buffer = ptr::null_mut();
-    // SAFETY: `address` stays mapped while `hint` keeps the mapping; `collected` frees `hint` once,
-    // on this thread.
-    let status = unsafe {
-        sys::napi_create_external_arraybuffer(
-            env,
-            address.as_ptr().cast(),
-            address.len(),
-            Some(collected),
-            hint.cast(),
-            &raw mut buffer,
-        )
-    };
-    if status != sys::Status::napi_ok {
-        // SAFETY: the runtime did not take it.
-        drop(unsafe { Box::from_raw(hint) });
-        return ptr::null_mut();
-    }
-    buffer
-}
-
-unsafe extern "C" fn collected(_: sys::napi_env, _: *mut c_void, hint: *mut c_void) {
-    // SAFETY: the hint of `expose`, passed once.
-    let exposed = unsafe { Box::from_raw(hint.cast::<Exposed>()) };
-    if let Some(shared) = exposed.shared.upgrade()
-        && let Some(engine) = shared.engine.borrow_mut().as_mut()
-    {
-        // Unknown when `free` gave it back before.
-        let _ = engine.arena().disown(exposed.chunk);
-    }
+    // SAFETY: `address` and `mapping` are of the same chunk.
+    unsafe { exposed::expose(env, chunk, address, mapping, shared) }.unwrap_or(ptr::null_mut())
 }
