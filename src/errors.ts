@@ -371,7 +371,9 @@ export function explainUnavailable(
 /** True if some binary was found: the loader of napi-rs tries several and chains what they threw. */
 function foundButNotLoaded(failure: unknown, depth = 0): boolean {
   if (!(failure instanceof Error) || depth > 8) return false
-  if ((failure as { code?: unknown }).code === 'ERR_DLOPEN_FAILED') return true
+  // dlopen(3) begins its messages with the path; not every loader keeps the code.
+  const { code } = failure as { code?: unknown }
+  if (code === 'ERR_DLOPEN_FAILED' || /\.node: /.test(failure.message)) return true
   return [failure.cause].flat().some((cause) => foundButNotLoaded(cause, depth + 1))
 }
 

@@ -4,6 +4,7 @@
  */
 import { ftruncate } from 'node:fs'
 import { constants } from 'node:os'
+import { setImmediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import {
   OP_CLOSE,
@@ -33,6 +34,8 @@ const { EBADF, EINVAL } = constants.errno
 const BLOCK_BYTES_UNKNOWN = 4096
 /** How long a close with `timeoutMs` waits for the kernel after it has cancelled. */
 const CANCEL_GRACE_MS = 1000
+/** Turns of the event loop that it then waits, so that what has come is taken. */
+const TURNS_AFTER_GRACE = 64
 
 /** Options of {@link File.writeAt} and {@link File.append}. */
 export interface WriteOptions {
@@ -88,7 +91,7 @@ export class FileState {
   async statx(mask: number): Promise<Uint8Array> {
     const outcome = await this.operations.call(OP_STATX, this, 0, mask, 0, undefined, true)
     if (outcome instanceof Uint8Array) return outcome
-    throw systemError(Number(outcome ?? -EINVAL), 'fstat')
+    return rejected(this.operations.failure(Number(outcome ?? -EINVAL), 'fstat'))
   }
 
   /** Finds out what kind of file this is, once; one that cannot say is read like a stream. */
@@ -166,10 +169,21 @@ export async function settled(
       resolve()
     }
   })
-  if (timeoutMs === undefined) return idle
-  if (timeoutMs > 0 && (await within(idle, timeoutMs))) return
+  if (timeoutMs === undefined) {
+    await idle
+    // What awaited the last operation may begin another: an open, its statx.
+    return turns(1)
+  }
+  if (timeoutMs > 0 && (await within(idle, timeoutMs))) return turns(1)
   cancel()
   if (busy.pending > 0) await within(idle, CANCEL_GRACE_MS)
+  // The time may have passed while this thread was busy, with completions waiting to be taken.
+  for (let turn = 0; turn < TURNS_AFTER_GRACE && busy.pending > 0; turn++) await turns(1)
+}
+
+/** Lets the event loop come round. */
+async function turns(count: number): Promise<void> {
+  for (let turn = 0; turn < count; turn++) await setImmediate()
 }
 
 /** Whether the promise settles within so many milliseconds. */
@@ -374,7 +388,8 @@ export class File {
   ): Promise<void> {
     if (this.#state.closed) throw systemError(EBADF, syscall)
     const result = await this.#operations.call(opcode, this.#state, 0, length, position)
-    if (typeof result === 'number' && result < 0) throw this.#operations.failure(result, syscall)
+    if (typeof result !== 'number' || result >= 0) return
+    return rejected(this.#operations.failure(result, syscall))
   }
 
   /**

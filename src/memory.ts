@@ -52,7 +52,7 @@ export class Memory {
 
   /** See {@link Queue.alloc}. `length` has been checked. */
   alloc(length: number): Buffer {
-    if (length === 0) return Buffer.alloc(0)
+    if (length === 0) return this.#stamped(new ArrayBuffer(0), 0)
     const chunk = this.#backend.take(POOL_ALLOC, length)
     if (chunk <= TAKE_ERRNO) throw systemError(TAKE_ERRNO - chunk, 'mmap')
     if (chunk <= 0) {
@@ -72,6 +72,10 @@ export class Memory {
       this.#backend.disown(chunk)
       return undefined
     }
+    return this.#stamped(arrayBuffer, chunk)
+  }
+
+  #stamped(arrayBuffer: ArrayBuffer, chunk: number): Buffer {
     const allocation: Allocation = { chunk, owner: this }
     new Stamp(arrayBuffer, allocation)
     const buffer = Buffer.from(arrayBuffer)
@@ -84,6 +88,12 @@ export class Memory {
   chunkOf(view: ArrayBufferView): number {
     const allocation = Stamp.of(view) ?? Stamp.of(view.buffer)
     return allocation !== undefined && allocation.owner === this ? allocation.chunk : 0
+  }
+
+  /** Gives memory back that nobody has seen yet; closing may have been faster. */
+  letGo(buffer: Buffer): void {
+    const chunk = this.chunkOf(buffer)
+    if (chunk !== 0) this.#backend.disown(chunk, buffer.buffer)
   }
 
   /** See {@link Queue.free}. */
@@ -100,6 +110,7 @@ export class Memory {
     if (arrayBuffer.byteLength === 0 && isDetached(arrayBuffer)) throw uringError('ERR_URING_FREED')
     const allocation = Stamp.of(arrayBuffer)
     if (allocation?.owner !== this) throw uringError('ERR_URING_NOT_ALLOCATED')
+    if (allocation.chunk === 0) return
     const refusal = this.#backend.disown(allocation.chunk, arrayBuffer)
     if (refusal === REFUSED_SLOT_BUSY) throw uringError('ERR_URING_IN_FLIGHT')
     if (refusal === REFUSED_UNKNOWN_CHUNK) throw uringError('ERR_URING_FREED')

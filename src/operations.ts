@@ -34,11 +34,12 @@ import {
   SLOTS_MAX,
   Slots,
   STAGED,
-  WAITS,
+  WAITS_FOR_MEMORY,
+  WAITS_FOR_SLOT,
 } from './slots.js'
 import { Transfers } from './transfers.js'
 
-const { EBADF, ECANCELED } = constants.errno
+const { EBADF, ECANCELED, EINTR } = constants.errno
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -132,7 +133,7 @@ export class Operations {
   launch<T>(op: Operation): Promise<T> {
     launching = op
     const promise = new Promise<T>(keepResolve)
-    if (this.slots.head !== undefined || this.start(op) === WAITS) this.slots.enqueue(op)
+    this.#startOrWait(op)
     return promise
   }
 
@@ -144,9 +145,9 @@ export class Operations {
       this.finish(op, -ECANCELED)
       return OVER
     }
-    if (op.slot < 0 && !this.slots.assign(op)) return WAITS
+    if (op.slot < 0 && !this.slots.assign(op)) return WAITS_FOR_SLOT
     if (op.datasync && op.companion === undefined && !this.transfers.attachCompanion(op)) {
-      return WAITS
+      return WAITS_FOR_SLOT
     }
     let refusal: number | undefined
     if (op.kind === KIND_NOP) {
@@ -198,13 +199,15 @@ export class Operations {
     } else {
       this.#failAll(-count)
     }
-    if (this.slots.head !== undefined) this.#admit()
+    if (this.slots.waiting > 0) this.#admit()
   }
 
   #arrive(slot: number, result: number): void {
     const op = this.slots.bySlot[slot]
     if (op === undefined || !op.staged) return
     op.staged = false
+    // A worker that a cancel takes out of a call says so with EINTR.
+    if (result === -EINTR && op.cancelled) result = -ECANCELED
     try {
       if (op.kind === KIND_NOP && result >= 0) this.settle(op, undefined)
       else if (op.kind === KIND_NOP) this.finish(op, result)
@@ -224,16 +227,57 @@ export class Operations {
 
   /** Stages the next piece of an operation under way, or lets it wait. */
   restart(op: Operation): void {
-    if (this.start(op) === WAITS) this.slots.enqueue(op)
+    this.#startOrWait(op)
+  }
+
+  /**
+   * Nothing overtakes those that wait for the same as it. What needs no memory does not wait behind
+   * what does: it may be what sets memory free (the write to a FIFO that reads wait on).
+   */
+  #startOrWait(op: Operation): void {
+    const { forSlot, forMemory } = this.slots
+    if (op.bounced && forMemory.head !== undefined) this.#wait(op, WAITS_FOR_MEMORY)
+    else if (op.slot < 0 && forSlot.head !== undefined) this.#wait(op, WAITS_FOR_SLOT)
+    else this.#wait(op, this.start(op))
+  }
+
+  /** Puts an operation where it waits, if that is what became of it. */
+  #wait(op: Operation, outcome: number): void {
+    if (outcome === WAITS_FOR_SLOT) {
+      this.slots.forSlot.push(op)
+    } else if (outcome === WAITS_FOR_MEMORY) {
+      this.#leaveSlots(op)
+      this.slots.forMemory.push(op)
+    }
+  }
+
+  /** What waits for memory must not keep slots from those that need no memory. */
+  #leaveSlots(op: Operation): void {
+    this.slots.unassign(op)
+    if (op.companion === undefined) return
+    this.slots.give(op.companion)
+    op.companion = undefined
   }
 
   /** Stages those that waited, in their order, as far as there is room. */
   #admit(): void {
-    for (let op = this.slots.dequeue(); op !== undefined; op = this.slots.dequeue()) {
-      if (this.start(op) === WAITS) {
-        this.slots.putBack(op)
+    const { forSlot, forMemory } = this.slots
+    for (let op = forMemory.shift(); op !== undefined; op = forMemory.shift()) {
+      const outcome = this.start(op)
+      if (outcome === WAITS_FOR_MEMORY) {
+        this.#leaveSlots(op)
+        forMemory.unshift(op)
+        break
+      }
+      this.#wait(op, outcome)
+    }
+    for (let op = forSlot.shift(); op !== undefined; op = forSlot.shift()) {
+      const outcome = this.start(op)
+      if (outcome === WAITS_FOR_SLOT) {
+        forSlot.unshift(op)
         return
       }
+      this.#wait(op, outcome)
     }
   }
 
@@ -274,7 +318,7 @@ export class Operations {
   /** Settles everything under way with an error; nothing will come for it any more. */
   #endAll(error: () => Error): void {
     const all = [...this.slots.all()].filter((op) => op.kind !== KIND_BEHIND)
-    while (this.slots.head !== undefined) this.slots.dequeue()
+    for (const line of [this.slots.forSlot, this.slots.forMemory]) while (line.shift()) {}
     for (const op of all) this.settle(op, rejected(error()))
   }
 
@@ -291,12 +335,15 @@ export class Operations {
 
   /** Those that wait and are cancelled end now, and not behind what they wait for. */
   #endWaiting(): void {
-    const waiting: Operation[] = []
-    for (let op = this.slots.dequeue(); op !== undefined; op = this.slots.dequeue())
-      waiting.push(op)
-    for (const op of waiting) {
-      if (op.cancelled) this.finish(op, -ECANCELED)
-      else this.slots.enqueue(op)
+    for (const line of [this.slots.forSlot, this.slots.forMemory]) {
+      const kept: Operation[] = []
+      const ended: Operation[] = []
+      for (let op = line.shift(); op !== undefined; op = line.shift()) {
+        if (op.cancelled) ended.push(op)
+        else kept.push(op)
+      }
+      for (const op of kept) line.push(op)
+      for (const op of ended) this.finish(op, -ECANCELED)
     }
     this.#admit()
   }

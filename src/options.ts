@@ -95,7 +95,10 @@ export function engineOptions(given: QueueOptions = {}): EngineOptions {
   return {
     // A chain of two has to fit.
     entries: Math.max(entries, 2),
-    cqEntries: integer(given.cqEntries, 'cqEntries', Math.min(entries * 4, 65536), entries, 65536),
+    cqEntries: Math.max(
+      2,
+      integer(given.cqEntries, 'cqEntries', Math.min(entries * 4, 65536), entries, 65536),
+    ),
     taskRun,
     slabBytes,
     allocBytes: integer(arena.maxBytes, 'arena.maxBytes', GIB, slabBytes, ARENA_BYTES_MAX),

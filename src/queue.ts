@@ -20,7 +20,9 @@ import {
   checkSignal,
 } from './validate.js'
 
-const { EMFILE } = constants.errno
+const { EMFILE, ENAMETOOLONG, ENOENT } = constants.errno
+/** A path with its NUL. path_resolution(7). */
+const PATH_BYTES_MAX = 4096
 
 /** Options of {@link Queue.open}. */
 export interface OpenOptions {
@@ -137,9 +139,13 @@ export class Queue {
   }
 
   async #open(bytes: Uint8Array, path: string, flags: number, mode: number): Promise<File> {
-    const outcome = await this.#operations.call(OP_OPENAT, undefined, flags, mode, 0, bytes)
-    if (typeof outcome === 'number') throw this.#operations.failure(outcome, 'open', path)
-    if (outcome === null) throw systemError(EMFILE, 'open', { path })
+    // The engine takes no path that the kernel would not look at.
+    if (bytes.length === 0) return rejected(systemError(ENOENT, 'open', { path }))
+    if (bytes.length >= PATH_BYTES_MAX) return rejected(systemError(ENAMETOOLONG, 'open', { path }))
+    const operations = this.#operations
+    const outcome = await operations.call(OP_OPENAT, undefined, flags >>> 0, mode, 0, bytes)
+    if (typeof outcome === 'number') return rejected(operations.failure(outcome, 'open', path))
+    if (outcome === null) return rejected(systemError(EMFILE, 'open', { path }))
     const { file, fd } = outcome as Opened
     return this.#enter(new FileState(this.#operations, file, fd, path, flags))
   }
@@ -149,14 +155,14 @@ export class Queue {
    * elsewhere, too, closes a number that may be another file's by then. Rejects with EBADF for one
    * that is not open, EEXIST for one that this queue has already.
    */
-  async adopt(fd: number): Promise<File> {
+  adopt(fd: number): Promise<File> {
     checkInteger(fd, 'fd', 0, 2 ** 31 - 1)
     const { backend } = this.#operations
-    if (this.#operations.ended !== undefined) throw this.#operations.ended()
+    if (this.#operations.ended !== undefined) return rejected(this.#operations.ended())
     const flags = backend.descriptorFlags(fd)
-    if (flags < 0) throw systemError(flags, 'fcntl')
+    if (flags < 0) return rejected(systemError(flags, 'fcntl'))
     const handle = backend.adopt(fd, isDirect(flags))
-    if (handle < 0) throw systemError(handle, 'adopt')
+    if (handle < 0) return rejected(systemError(handle, 'adopt'))
     return this.#enter(new FileState(this.#operations, handle, fd, undefined, flags))
   }
 
@@ -212,7 +218,8 @@ export class Queue {
   async #sleep(ms: number): Promise<void> {
     const result = await this.#operations.call(OP_TIMEOUT, undefined, 0, 0, ms * 1e6)
     // ETIME is how a timeout says that its time has come.
-    if (result !== -constants.errno.ETIME) throw this.#operations.failure(Number(result), 'timeout')
+    if (result === -constants.errno.ETIME) return
+    return rejected(this.#operations.failure(Number(result), 'timeout'))
   }
 
   /** Submits what is staged now: for callers who compute before they await. */
@@ -365,9 +372,13 @@ export class Queue {
     let held: string[] = []
     if (!failed) {
       await settled(operations, timeoutMs, () => operations.cancel(() => true))
-      held = operations.describe(() => true)
-      const files = [...this.#files].filter((state) => state.pending === 0)
-      await Promise.allSettled(files.map((state) => state.close()))
+      held = operations.describe((op) => op.cancelled)
+      // An open that had begun goes on (it asks for the alignment, it closes what nobody wants).
+      for (let left = true; left && held.length === 0; left = operations.pending > 0) {
+        const files = [...this.#files].filter((state) => state.pending === 0)
+        await Promise.allSettled(files.map((state) => state.close()))
+        await settled(operations, undefined, () => {})
+      }
     }
     this.#lastStats = operations.backend.stats() ?? undefined
     operations.close(0)

@@ -13,10 +13,11 @@ export const KIND_CALL = 2
 /** The fdatasync linked behind the last piece of a write; `behind` is that write. */
 export const KIND_BEHIND = 3
 
-/** What became of trying to stage: it is, it has to wait for room, it is settled already. */
+/** What became of trying to stage: it is, it has to wait, it is settled already. */
 export const STAGED = 0
-export const WAITS = 1
-export const OVER = 2
+export const WAITS_FOR_SLOT = 1
+export const WAITS_FOR_MEMORY = 2
+export const OVER = 3
 
 /** Slots that a queue has at most: operations staged or in flight. More wait, in order. */
 export const SLOTS_MAX = 1 << 16
@@ -66,15 +67,49 @@ export class Operation {
   next: Operation | undefined = undefined
 }
 
+/** Records that wait, first come first served. */
+export class Line {
+  head: Operation | undefined = undefined
+  length = 0
+  #tail: Operation | undefined = undefined
+
+  /** Puts a record at the end. */
+  push(op: Operation): void {
+    this.length++
+    if (this.#tail === undefined) this.head = op
+    else this.#tail.next = op
+    this.#tail = op
+  }
+
+  /** Takes the first. */
+  shift(): Operation | undefined {
+    const op = this.head
+    if (op === undefined) return undefined
+    this.length--
+    this.head = op.next
+    op.next = undefined
+    if (this.head === undefined) this.#tail = undefined
+    return op
+  }
+
+  /** Puts a record before all others. */
+  unshift(op: Operation): void {
+    this.length++
+    op.next = this.head
+    this.head = op
+    this.#tail ??= op
+  }
+}
+
 /** Records by slot, spare ones, and those that wait. */
 export class Slots {
   /** The record that has each slot, spare ones included. */
   readonly bySlot: Operation[] = []
   /** How many are under way, waiting ones included. */
   pending = 0
-  waiting = 0
-  head: Operation | undefined = undefined
-  #tail: Operation | undefined = undefined
+  /** Those that wait for a slot, and those that wait for bounce memory, which have no slot either. */
+  readonly forSlot: Line = new Line()
+  readonly forMemory: Line = new Line()
   /** Spare records with a slot, which is the usual case, and without. */
   readonly #spare: Operation[] = []
   readonly #bare: Operation[] = []
@@ -87,14 +122,14 @@ export class Slots {
   /** A record with every field as it is made. It has a slot unless it will have to wait for one. */
   take(): Operation {
     this.pending++
-    return this.#spare.length > 0 && this.head === undefined
+    return this.#spare.length > 0 && this.forSlot.head === undefined
       ? (this.#spare.pop() as Operation)
       : this.#takeOther()
   }
 
   #takeOther(): Operation {
     const bare = this.#bare.pop() ?? new Operation()
-    if (this.head === undefined && this.bySlot.length < this.#max) {
+    if (this.forSlot.head === undefined && this.bySlot.length < this.#max) {
       bare.slot = this.bySlot.length
       this.bySlot.push(bare)
     }
@@ -139,37 +174,17 @@ export class Slots {
     op.slot = -1
   }
 
-  /** Puts the record at the end of those that wait. */
-  enqueue(op: Operation): void {
-    this.waiting++
-    if (this.#tail === undefined) this.head = op
-    else this.#tail.next = op
-    this.#tail = op
-  }
-
-  /** Takes the first of those that wait. */
-  dequeue(): Operation | undefined {
-    const op = this.head
-    if (op === undefined) return undefined
-    this.waiting--
-    this.head = op.next
-    op.next = undefined
-    if (this.head === undefined) this.#tail = undefined
-    return op
-  }
-
-  /** Puts a record back before all others that wait. */
-  putBack(op: Operation): void {
-    this.waiting++
-    op.next = this.head
-    this.head = op
-    this.#tail ??= op
+  /** How many wait, for a slot or for memory. */
+  get waiting(): number {
+    return this.forSlot.length + this.forMemory.length
   }
 
   /** Every record under way, once. */
   *all(): Generator<Operation> {
     for (const op of this.bySlot) if (op.resolve !== undefined || op.behind !== undefined) yield op
-    for (let op = this.head; op !== undefined; op = op.next) if (op.slot < 0) yield op
+    for (const line of [this.forSlot, this.forMemory]) {
+      for (let op = line.head; op !== undefined; op = op.next) if (op.slot < 0) yield op
+    }
   }
 }
 

@@ -22,7 +22,14 @@ import {
 import { internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file.js'
 import type { Operations } from './operations.js'
-import { KIND_BEHIND, KIND_TRANSFER, type Operation, OVER, STAGED, WAITS } from './slots.js'
+import {
+  KIND_BEHIND,
+  KIND_TRANSFER,
+  type Operation,
+  OVER,
+  STAGED,
+  WAITS_FOR_MEMORY,
+} from './slots.js'
 
 const { EBADF, ECANCELED, EIO } = constants.errno
 /** Most bytes of one read or write: the kernel's MAX_RW_COUNT, 2 GiB - 4 KiB. read(2). */
@@ -85,12 +92,18 @@ export class Transfers {
         : this.#backend.take(POOL_RESULT, length)
     const buffer = chunk > 0 ? this.#operations.memory.wrap(chunk, length) : undefined
     const target = buffer ?? Buffer.allocUnsafeSlow(length)
-    const count = await this.transfer(OP_READ, file, target, length, position, false)
+    let count: number
+    try {
+      count = await this.transfer(OP_READ, file, target, length, position, false)
+    } catch (error) {
+      if (buffer !== undefined) this.#operations.memory.letGo(buffer)
+      throw error
+    }
     if (count === length) return target
     // The file ended: the result must not keep the memory that was not needed.
     const short = Buffer.allocUnsafeSlow(count)
     target.copy(short)
-    if (buffer !== undefined) this.#operations.memory.free(buffer)
+    if (buffer !== undefined) this.#operations.memory.letGo(buffer)
     return short
   }
 
@@ -175,7 +188,7 @@ export class Transfers {
   }
 
   #noChunk(op: Operation, answer: number): number {
-    if (answer === TAKE_LIMIT) return WAITS
+    if (answer === TAKE_LIMIT) return WAITS_FOR_MEMORY
     if (answer === TAKE_BUFFER_GONE) this.#operations.settle(op, rejected(this.bufferGone(op)))
     else if (answer < TAKE_ERRNO) this.#operations.finish(op, answer - TAKE_ERRNO)
     else this.#operations.settle(op, rejected(internalError(`no bounce memory (${answer})`)))
@@ -264,7 +277,10 @@ export class Transfers {
   #goOn(op: Operation): void {
     const file = op.file as FileState
     if (op.opcode === OP_READ && file.fills === undefined) {
+      const { resolve } = op
       void file.learn().then(() => {
+        // The queue may have failed meanwhile, and the record be somebody else's.
+        if (op.resolve !== resolve) return
         if (file.fills) this.#operations.restart(op)
         else this.#operations.finish(op, 0)
       })

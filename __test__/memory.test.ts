@@ -1,0 +1,516 @@
+// Who owns a buffer: what alloc gives, what free takes back, and what becomes of an operation whose
+// buffer goes away under it. What needs the garbage collector runs in a Node of its own.
+
+import fs from 'node:fs'
+import test, { type ExecutionContext } from 'ava'
+import type { File, Queue } from 'node-uring'
+import { runChild } from './helpers/child.js'
+import { pattern } from './helpers/random.js'
+import { assertIdle, isPending, rejection, ring, thrown } from './helpers/ring.js'
+import { fifo, scratch } from './helpers/scratch.js'
+
+const MIB = 1 << 20
+
+/** What newer engines have: Node 20 has resizable ArrayBuffers and not yet `transfer`. */
+interface NewArrayBuffer extends ArrayBuffer {
+  transfer?(): ArrayBuffer
+  resize(length: number): void
+}
+const Resizable = ArrayBuffer as unknown as new (
+  length: number,
+  options: { maxByteLength: number },
+) => NewArrayBuffer
+
+/** Moves the memory of an ArrayBuffer that V8 made to another. */
+function moved(buffer: ArrayBufferLike): ArrayBuffer {
+  return structuredClone(buffer as ArrayBuffer, { transfer: [buffer as ArrayBuffer] })
+}
+
+/** A FIFO that the queue has open in both directions. */
+function stream(t: ExecutionContext, queue: Queue): Promise<File> {
+  return queue.open(fifo(t), 'r+')
+}
+
+// ---- alloc --------------------------------------------------------------------------------------
+
+test('alloc gives zeroed Buffers of exactly the length, each with an ArrayBuffer of its own', (t) => {
+  const queue = ring(t)
+  for (const length of [0, 1, 100, 4095, 4096, 4097, 65_536, 100_000, MIB, 5 * MIB + 1]) {
+    for (let round = 0; round < 3; round++) {
+      const [one, other] = [queue.alloc(length), queue.alloc(length)]
+      for (const buffer of [one, other]) {
+        t.true(Buffer.isBuffer(buffer))
+        t.is(buffer.length, length)
+        t.is(buffer.byteOffset, 0)
+        t.is(buffer.buffer.byteLength, length)
+        t.true(
+          buffer.every((byte) => byte === 0),
+          `${length} bytes, the ${round + 1}. time`,
+        )
+      }
+      t.not(one.buffer, other.buffer)
+      one.fill(1)
+      t.true(
+        other.every((byte) => byte === 0),
+        'what is written to one is not in another',
+      )
+      other.fill(2)
+      t.true(one.every((byte) => byte === 1))
+      if (length > 0) {
+        queue.free(one)
+        queue.free(other)
+      }
+    }
+  }
+  t.is(queue.stats().memory.alloc.usedBytes, 0)
+})
+
+test('memory that was read into is zeroed before somebody else gets it', async (t) => {
+  const queue = ring(t, { arena: { maxBytes: 2 * MIB } })
+  const file = await queue.open(scratch(t, pattern(2 * MIB)))
+  for (const length of [2 * MIB, 4096, 100_000, 2 * MIB]) {
+    const first = queue.alloc(length)
+    t.true(
+      first.every((byte) => byte === 0),
+      `${length}`,
+    )
+    await file.readAt(first, 0)
+    t.false(first.every((byte) => byte === 0))
+    queue.free(first)
+  }
+})
+
+test('alloc memory is aligned to a page: direct I/O takes it in place', async (t) => {
+  const queue = ring(t)
+  const name = scratch(t, pattern(8192))
+  const file = await queue.open(name, 'r', { direct: true }).catch(() => undefined)
+  if (file === undefined) return void t.pass('no direct I/O here')
+  for (let i = 0; i < 50; i++) t.is(await file.readAt(queue.alloc(4096), 0), 4096)
+  t.is(queue.stats().bouncedBytes, 0)
+  await file.close()
+})
+
+test('a buffer from another queue is used as any other', async (t) => {
+  const [queue, other] = [ring(t), ring(t)]
+  const file = await queue.open(scratch(t, pattern(5000)), 'r+')
+  const foreign = other.alloc(5000)
+  t.is(await file.readAt(foreign, 0), 5000)
+  t.true(foreign.equals(pattern(5000)))
+  t.is(queue.stats().bouncedBytes, 5000)
+  t.is(await file.writeAt(foreign, 5000), 5000)
+})
+
+// ---- free ---------------------------------------------------------------------------------------
+
+test('free detaches the buffer and all its views, by whichever of them it is called', (t) => {
+  const queue = ring(t)
+  const ways: ((buffer: Buffer) => NodeJS.ArrayBufferView | ArrayBuffer)[] = [
+    (buffer) => buffer,
+    (buffer) => buffer.subarray(10, 20),
+    (buffer) => buffer.subarray(10, 10),
+    (buffer) => new DataView(buffer.buffer, 4, 8),
+    (buffer) => new Float64Array(buffer.buffer, 8, 2),
+    (buffer) => buffer.buffer as ArrayBuffer,
+  ]
+  for (const way of ways) {
+    const buffer = queue.alloc(4096)
+    const view = buffer.subarray(5, 10)
+    queue.free(way(buffer))
+    t.is(buffer.length, 0)
+    t.is(view.length, 0)
+    t.is(buffer.buffer.byteLength, 0)
+    t.is(queue.stats().memory.alloc.usedBytes, 0)
+  }
+})
+
+test('what was freed once is not freed again, and an operation on it is refused', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(100)), 'r+')
+  const buffer = queue.alloc(100)
+  const view = buffer.subarray(1, 5)
+  const memory = buffer.buffer as ArrayBuffer
+  queue.free(buffer)
+  for (const each of [buffer, view, memory]) {
+    t.is(thrown(() => queue.free(each)).code, 'ERR_URING_FREED')
+  }
+  const other = queue.alloc(100)
+  t.is(thrown(() => file.readAt(buffer, 0)).code, 'ERR_URING_BUFFER_DETACHED')
+  t.is(thrown(() => file.writeAt(view, 0)).code, 'ERR_URING_BUFFER_DETACHED')
+  t.true(
+    other.every((byte) => byte === 0),
+    'its memory may be somebody else’s by now',
+  )
+})
+
+test('free takes nothing that is not from alloc of this queue', (t) => {
+  const queue = ring(t)
+  const others = [
+    Buffer.alloc(100),
+    Buffer.allocUnsafe(100),
+    new Uint8Array(10),
+    new ArrayBuffer(10),
+    new Uint8Array(new SharedArrayBuffer(10)),
+    new DataView(new ArrayBuffer(0)),
+    ring(t).alloc(100),
+  ]
+  for (const each of others) {
+    t.is(thrown(() => queue.free(each)).code, 'ERR_URING_NOT_ALLOCATED')
+    t.true(each.byteLength === 0 || each.byteLength >= 10, 'and leaves it as it is')
+  }
+})
+
+test('what alloc gives free takes, also when it is empty', (t) => {
+  const queue = ring(t)
+  const nothing = queue.alloc(0)
+  t.is(nothing.length, 0)
+  t.notThrows(() => queue.free(nothing))
+})
+
+test('a buffer in flight is not freed, and is afterwards', async (t) => {
+  const queue = ring(t)
+  const file = await stream(t, queue)
+  const buffer = queue.alloc(100)
+  const reading = file.readAt(buffer.subarray(10, 20), 0)
+  t.true(await isPending(reading, 20))
+  for (const each of [buffer, buffer.subarray(50), buffer.buffer as ArrayBuffer]) {
+    t.is(thrown(() => queue.free(each)).code, 'ERR_URING_IN_FLIGHT')
+  }
+  fs.writeSync(file.fd, '0123456789')
+  t.is(await reading, 10)
+  t.is(buffer.subarray(10, 20).toString(), '0123456789')
+  queue.free(buffer)
+  t.is(buffer.length, 0)
+  assertIdle(t, queue)
+})
+
+test('a buffer that is staged and not yet submitted is not freed', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(100)))
+  const buffer = queue.alloc(100)
+  const reading = file.readAt(buffer, 0)
+  t.is(thrown(() => queue.free(buffer)).code, 'ERR_URING_IN_FLIGHT')
+  t.is(await reading, 100)
+  t.true(buffer.equals(pattern(100)))
+  queue.free(buffer)
+})
+
+test('after the queue was closed its memory stays, and free says that it is closed', async (t) => {
+  const queue = ring(t)
+  const buffer = queue.alloc(100_000).fill(9)
+  await queue.close()
+  t.true(buffer.every((byte) => byte === 9))
+  buffer.fill(8)
+  t.is(thrown(() => queue.free(buffer)).code, 'ERR_URING_CLOSED')
+  t.true(buffer.every((byte) => byte === 8))
+})
+
+// ---- buffers that go away under an operation ----------------------------------------------------
+
+test('a read whose buffer was transferred in flight is rejected, and nothing is written', async (t) => {
+  const queue = ring(t)
+  const file = await stream(t, queue)
+  const buffer = new Uint8Array(100).fill(5)
+  const reading = rejection(file.readAt(buffer, 0))
+  t.true(await isPending(reading, 20))
+  const elsewhere = new Uint8Array(moved(buffer.buffer))
+  t.is(buffer.length, 0)
+  fs.writeSync(file.fd, 'data')
+  const error = await reading
+  t.is(error.code, 'ERR_URING_BUFFER_DETACHED')
+  t.regex(error.message, /a read used it/)
+  t.true(elsewhere.every((byte) => byte === 5))
+  // The operation is over, and the queue as good as before.
+  const next = Buffer.alloc(10)
+  fs.writeSync(file.fd, 'more')
+  t.is(await file.readAt(next, 0), 4)
+  assertIdle(t, queue)
+})
+
+test('a read whose buffer was shrunk in flight is rejected, and nothing is written', async (t) => {
+  const queue = ring(t)
+  const file = await stream(t, queue)
+  const makes: ((buffer: ArrayBuffer) => NodeJS.ArrayBufferView)[] = [
+    (buffer) => new Uint8Array(buffer, 0, 100),
+    (buffer) => new Uint8Array(buffer),
+    (buffer) => new DataView(buffer, 50, 50),
+    (buffer) => new Uint16Array(buffer, 2, 49),
+  ]
+  for (const make of makes) {
+    for (const left of [0, 1, 2]) {
+      const buffer = new Resizable(100, { maxByteLength: 200 })
+      new Uint8Array(buffer).fill(5)
+      const reading = rejection(file.readAt(make(buffer), 0))
+      t.true(await isPending(reading, 5))
+      buffer.resize(left)
+      fs.writeSync(file.fd, 'data')
+      t.is((await reading).code, 'ERR_URING_BUFFER_DETACHED', `${make}, ${left} left`)
+      t.true(new Uint8Array(buffer).every((byte) => byte === 5))
+      buffer.resize(100)
+      t.true(
+        new Uint8Array(buffer).subarray(left).every((byte) => byte === 0),
+        'new bytes are 0',
+      )
+    }
+  }
+  assertIdle(t, queue)
+})
+
+test('a read whose buffer grew in flight, or kept room for what came, is as good as any', async (t) => {
+  const queue = ring(t)
+  const file = await stream(t, queue)
+  for (const length of [50, 200]) {
+    const buffer = new Resizable(100, { maxByteLength: 200 })
+    const reading = file.readAt(new Uint8Array(buffer), 0)
+    t.true(await isPending(reading, 5))
+    buffer.resize(length)
+    fs.writeSync(file.fd, 'data')
+    t.is(await reading, 4)
+    t.is(Buffer.from(buffer).subarray(0, 4).toString(), 'data')
+  }
+})
+
+test('many reads in flight whose buffers are transferred in turn: each gets its own answer', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(64_000)))
+  const buffers = Array.from({ length: 1000 }, () => new Uint8Array(64))
+  const reads = buffers.map((buffer, i) => file.readAt(buffer, i * 64))
+  const gone = new Map<number, Uint8Array>()
+  // None is submitted before this turn of the event loop ends.
+  for (let i = 0; i < 1000; i += 3)
+    gone.set(i, new Uint8Array(moved(buffers[i]?.buffer as ArrayBuffer)))
+  const outcomes = await Promise.allSettled(reads)
+  for (const [i, outcome] of outcomes.entries()) {
+    if (gone.has(i)) {
+      t.is(outcome.status === 'rejected' && outcome.reason.code, 'ERR_URING_BUFFER_DETACHED')
+      t.true(gone.get(i)?.every((byte) => byte === 0))
+    } else {
+      t.is(outcome.status === 'fulfilled' && outcome.value, 64)
+      t.is(
+        Buffer.compare(buffers[i] as Uint8Array, pattern(64_000).subarray(i * 64, i * 64 + 64)),
+        0,
+      )
+    }
+  }
+  assertIdle(t, queue)
+})
+
+test('a write in pieces whose buffer goes away says how much of it is in the file', async (t) => {
+  const queue = ring(t)
+  const name = scratch(t)
+  const file = await queue.open(name, 'w')
+  const content = new Uint8Array(64 * MIB).fill(6)
+  const writing = rejection(file.writeAt(content, 0))
+  // The first piece was copied when it was staged; no later one has been.
+  moved(content.buffer)
+  const error = await writing
+  t.is(error.code, 'ERR_URING_BUFFER_DETACHED')
+  t.is(error.bytesWritten, MIB)
+  t.is(fs.statSync(name).size, MIB)
+  t.true(fs.readFileSync(name).every((byte) => byte === 6))
+  assertIdle(t, queue)
+})
+
+test('an operation on a detached buffer is refused before anything is staged', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w+')
+  const { submitted } = queue.stats()
+  const gone = [new Uint8Array(10), new Float64Array(10), Buffer.alloc(70_000)]
+  for (const view of gone) {
+    moved(view.buffer)
+    t.is(thrown(() => file.readAt(view, 0)).code, 'ERR_URING_BUFFER_DETACHED')
+    t.is(thrown(() => file.writeAt(view, 0)).code, 'ERR_URING_BUFFER_DETACHED')
+  }
+  const view = new DataView(new ArrayBuffer(10))
+  moved(view.buffer)
+  t.throws(() => file.readAt(view, 0))
+  await queue.nop()
+  t.is(queue.stats().submitted, submitted + 1)
+})
+
+test('an attempt to move alloc memory in flight leaves the read and all other buffers whole', async (t) => {
+  const queue = ring(t)
+  const file = await stream(t, queue)
+  const others = Array.from({ length: 50 }, (_, i) => queue.alloc(4096).fill(i + 1))
+  const buffer = queue.alloc(4096)
+  const reading = file.readAt(buffer, 0)
+  t.true(await isPending(reading, 5))
+  const memory = buffer.buffer as NewArrayBuffer
+  let target: ArrayBuffer = memory
+  if (memory.transfer === undefined) {
+    // Node 20 copies memory that is not V8's, and newer ones refuse.
+    moved(memory)
+  } else {
+    target = memory.transfer()
+    t.is(buffer.length, 0)
+  }
+  fs.writeSync(file.fd, 'data')
+  t.is(await reading, 4)
+  t.is(Buffer.from(target).subarray(0, 4).toString(), 'data')
+  t.true(others.every((other, i) => other.length === 4096 && other.every((byte) => byte === i + 1)))
+  assertIdle(t, queue)
+})
+
+test('structuredClone and postMessage of alloc memory leave it usable or say no', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(100)))
+  const buffer = queue.alloc(100)
+  try {
+    const copy = structuredClone(buffer, { transfer: [buffer.buffer as ArrayBuffer] })
+    t.is(copy.length, 100)
+  } catch (error) {
+    t.is((error as Error).name, 'DataCloneError')
+  }
+  const outcome = await Promise.resolve()
+    .then(() => file.readAt(buffer, 0))
+    .catch((error) => error.code as string)
+  if (buffer.length === 100) t.is(outcome, 100)
+  else t.is(outcome, 'ERR_URING_BUFFER_DETACHED')
+  t.true((await file.bytesAt(0, 100)).equals(pattern(100)))
+})
+
+test('a view that lies about its length is not believed', async (t) => {
+  const queue = ring(t)
+  const content = pattern(100_000)
+  const file = await queue.open(scratch(t, content))
+  class Liar extends Uint8Array {
+    override get byteLength(): number {
+      return 50_000
+    }
+    override get byteOffset(): number {
+      return 0
+    }
+  }
+  const neighbours = Array.from({ length: 100 }, () => queue.alloc(4096))
+  const plain = await rejection((async () => file.readAt(new Liar(10), 0))())
+  t.is(plain.code, 'ERR_URING_BUFFER_DETACHED')
+  const arena = queue.alloc(4096)
+  const inPlace = await rejection(
+    (async () => file.readAt(new Liar(arena.buffer as ArrayBuffer), 0))(),
+  )
+  t.true(inPlace instanceof Error)
+  t.true(neighbours.every((buffer) => buffer.every((byte) => byte === 0)))
+  await queue.nop()
+  assertIdle(t, queue)
+})
+
+test('a bytesAt that fails gives its memory back at once', async (t) => {
+  const queue = ring(t)
+  const directory = await queue.open('/')
+  for (let i = 0; i < 10; i++) {
+    t.is((await rejection(directory.bytesAt(0, MIB))).code, 'EISDIR')
+    t.is(queue.stats().memory.result.usedBytes, 0)
+  }
+  await directory.close()
+})
+
+// ---- the garbage collector ----------------------------------------------------------------------
+
+/** Begins every program: a collection that has run its finalizers, and a way to fail. */
+const PROLOGUE = `
+import assert from 'node:assert'
+import fs from 'node:fs'
+import { setTimeout as after } from 'node:timers/promises'
+import { Queue } from 'node-uring'
+const queue = new Queue()
+const used = () => queue.stats().memory.alloc.usedBytes
+async function collected(until) {
+  for (let i = 0; i < 100 && !until(); i++) { gc(); await after(5) }
+}
+`
+
+/** Programs that must end well, by what they show. */
+const PROGRAMS: Readonly<Record<string, string>> = {
+  'memory from alloc that nobody refers to goes back': `
+    for (let i = 0; i < 1000; i++) queue.alloc(65536).fill(1)
+    assert(used() > 0)
+    await collected(() => used() === 0)
+    assert.equal(used(), 0)
+    assert(queue.alloc(65536).every((byte) => byte === 0))`,
+  'a subarray alone keeps its memory, and only its own': `
+    const kept = []
+    const make = (i) => {
+      const buffer = queue.alloc(4096).fill(i)
+      if (i % 20 === 0) kept.push(i % 40 === 0 ? buffer.subarray(100, 200) : new DataView(buffer.buffer, 8, 8))
+    }
+    for (let i = 0; i < 200; i++) make(i)
+    await collected(() => used() === 10 * 4096)
+    assert.equal(used(), 10 * 4096)
+    for (let i = 0; i < 400; i++) queue.alloc(4096).fill(255)
+    for (const [n, view] of kept.entries()) {
+      const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+      assert(bytes.every((byte) => byte === n * 20))
+    }`,
+  'a read in flight keeps the memory that nobody else refers to': `
+    const name = process.argv[1]
+    const file = await queue.open(name, 'r+')
+    const other = await queue.open('/dev/zero')
+    let reading = file.readAt(queue.alloc(4096), 0)
+    await collected(() => false)
+    assert.equal(used(), 4096)
+    // Whoever got the memory by mistake would be written to.
+    const others = Array.from({ length: 100 }, () => queue.alloc(4096))
+    fs.writeSync(file.fd, 'data')
+    assert.equal(await reading, 4)
+    assert(others.every((buffer) => buffer.every((byte) => byte === 0)))
+    reading = undefined
+    await collected(() => used() === 100 * 4096)
+    assert.equal(used(), 100 * 4096)
+    assert(others.length === 100)`,
+  'memory that is freed and then collected goes back once': `
+    for (let i = 0; i < 500; i++) queue.free(queue.alloc(4096))
+    const held = Array.from({ length: 500 }, () => queue.alloc(4096))
+    await collected(() => false)
+    assert.equal(used(), 500 * 4096)
+    assert(held.every((buffer) => buffer.length === 4096))`,
+  'results of bytesAt that nobody refers to go back': `
+    const file = await queue.open('/dev/zero')
+    for (let i = 0; i < 50; i++) await file.bytesAt(0, 1 << 20)
+    await collected(() => queue.stats().memory.result.usedBytes === 0)
+    assert.equal(queue.stats().memory.result.usedBytes, 0)`,
+  'memory outlives its queue, and goes back when it is collected': `
+    let other = new Queue()
+    const kept = other.alloc(1 << 20).fill(3)
+    const lost = new WeakRef(other)
+    await other.close()
+    other = undefined
+    await collected(() => lost.deref() === undefined)
+    assert(kept.every((byte) => byte === 3))
+    kept.fill(4)`,
+  'a million operations leave the heap as it was': `
+    const file = await queue.open('/dev/zero')
+    const run = async (count) => {
+      let left = count
+      await Promise.all(Array.from({ length: 64 }, async (_, i) => {
+        const mine = i % 2 === 0 ? queue.alloc(64) : Buffer.alloc(64)
+        while (left-- > 0) await (left % 4 === 0 ? file.readAt(mine, 0) : queue.nop())
+      }))
+    }
+    const heap = async () => {
+      await collected(() => false)
+      return process.memoryUsage().heapUsed
+    }
+    await run(100000)
+    const before = await heap()
+    await run(1000000)
+    const grown = (await heap()) - before
+    assert(grown < 65536, grown + ' bytes more')`,
+  'a File that nobody closed is closed when it is collected, with a warning': `
+    let warned = 0
+    process.on('warning', (warning) => { if (warning.code === 'URING_FILE_NOT_CLOSED') warned++ })
+    await queue.open('/dev/zero')
+    await collected(() => queue.stats().files === 0)
+    assert.equal(queue.stats().files, 0)
+    assert.equal(warned, 1)`,
+}
+
+for (const [title, program] of Object.entries(PROGRAMS)) {
+  test(title, async (t) => {
+    t.timeout(60_000)
+    const { code, signal, stderr } = await runChild(`${PROLOGUE}${program}\nawait queue.close()`, {
+      node: ['--expose-gc'],
+      args: [fifo(t)],
+      timeoutMs: 50_000,
+    })
+    t.deepEqual({ code, signal }, { code: 0, signal: null }, stderr)
+  })
+}

@@ -1,0 +1,541 @@
+// Bytes go into a file and come back: every size, every kind of buffer, every position; streams too.
+// node:fs is the witness: it writes what is read here and reads what is written here.
+
+import fs from 'node:fs'
+import test, { type ExecutionContext } from 'ava'
+import type { File, Queue } from 'node-uring'
+import { pattern, random } from './helpers/random.js'
+import { assertIdle, isPending, ring } from './helpers/ring.js'
+import { fifo, scratch } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
+
+const KIB = 1024
+const MIB = 1024 * KIB
+const SEED = 20_240_229
+const SIZES: readonly number[] = [
+  ...[0, 1, 511, 512, 513, 4095, 4096, 4097, 65_535, 65_536, 131_071, 131_072, 131_073],
+  ...[MIB - 1, MIB, MIB + 1, 3 * MIB],
+  ...Array.from(
+    { length: 8 },
+    (
+      (r) => () =>
+        1 + r.below(300_000)
+    )(random(SEED)),
+  ),
+]
+/** Bytes on either side of a buffer that nobody may touch. */
+const GUARD_BYTES = 64
+const GUARD = 0xa5
+
+/** A view for an operation, and all the memory around it. */
+interface Guarded {
+  readonly view: NodeJS.ArrayBufferView
+  readonly bytes: Uint8Array
+  readonly guards: readonly Uint8Array[]
+}
+
+/** The view of `length` bytes in the middle of `whole`. */
+function guarded(
+  whole: Uint8Array,
+  length: number,
+  make: (buffer: ArrayBufferLike, offset: number, length: number) => NodeJS.ArrayBufferView,
+  before = GUARD_BYTES,
+): Guarded {
+  whole.fill(GUARD)
+  const bytes = whole.subarray(before, before + length)
+  return {
+    view: make(whole.buffer, whole.byteOffset + before, length),
+    bytes,
+    guards: [whole.subarray(0, before), whole.subarray(before + length)],
+  }
+}
+
+/** Asserts that only the view was written to. */
+function assertGuards(t: ExecutionContext, { guards }: Guarded, what: string): void {
+  t.true(
+    guards.every((guard) => guard.every((byte) => byte === GUARD)),
+    `${what}: bytes around the buffer were written`,
+  )
+}
+
+/** Equal bytes, said in one line when they are not. */
+function assertBytes(
+  t: ExecutionContext,
+  actual: Uint8Array,
+  expected: Uint8Array,
+  what: string,
+): void {
+  t.is(actual.length, expected.length, `${what}: length`)
+  const same = Buffer.compare(actual, expected) === 0
+  const at = same ? -1 : actual.findIndex((byte, i) => byte !== expected[i])
+  t.is(at, -1, `${what}: the first byte that differs`)
+}
+
+const asBuffer = (b: ArrayBufferLike, offset: number, length: number) =>
+  Buffer.from(b as ArrayBuffer, offset, length)
+
+type Source = (queue: Queue, length: number) => Guarded
+const SOURCES: Readonly<Record<'arena' | 'plain', Source>> = {
+  arena: (queue, length) => guarded(queue.alloc(length + 2 * GUARD_BYTES), length, asBuffer),
+  plain: (_, length) => guarded(new Uint8Array(length + 2 * GUARD_BYTES), length, asBuffer),
+}
+
+for (const [from, source] of Object.entries(SOURCES)) {
+  for (const [into, target] of Object.entries(SOURCES)) {
+    test(`what is written from ${from} memory is read into ${into} memory at every size`, async (t) => {
+      const queue = ring(t)
+      const path = scratch(t)
+      const file = await queue.open(path, 'w+')
+      const witness = fs.openSync(path, 'r')
+      t.teardown(() => fs.closeSync(witness))
+      for (const [index, size] of SIZES.entries()) {
+        const position = index * 5 * MIB + index
+        const content = pattern(size, SEED + index)
+        const out = source(queue, size)
+        out.bytes.set(content)
+        t.is(await file.writeAt(out.view, position), size)
+
+        const seen = Buffer.alloc(size)
+        t.is(fs.readSync(witness, seen, 0, size, position), size)
+        assertBytes(t, seen, content, `${size} bytes in the file`)
+
+        const back = target(queue, size)
+        t.is(await file.readAt(back.view, position), size)
+        assertBytes(t, back.bytes, content, `${size} bytes read`)
+        assertGuards(t, back, `${size} bytes`)
+      }
+      assertIdle(t, queue)
+    })
+  }
+}
+
+const Resizable = ArrayBuffer as unknown as new (
+  length: number,
+  options: { maxByteLength: number },
+) => ArrayBuffer
+
+/** Every kind of view there is, of a length that is a multiple of 8, with memory around it. */
+const KINDS: Readonly<Record<string, Source>> = {
+  Buffer: SOURCES.plain,
+  'a pooled Buffer': (_, length) => {
+    const whole = Buffer.allocUnsafe(length + 2 * GUARD_BYTES)
+    return guarded(whole, length, asBuffer)
+  },
+  'Uint8Array at an odd offset': (_, length) =>
+    guarded(new Uint8Array(length + 99), length, (b, o, l) => new Uint8Array(b, o, l), 33),
+  Uint8ClampedArray: (_, length) =>
+    guarded(new Uint8Array(length + 128), length, (b, o, l) => new Uint8ClampedArray(b, o, l)),
+  Int8Array: (_, length) =>
+    guarded(new Uint8Array(length + 128), length, (b, o, l) => new Int8Array(b, o, l)),
+  Uint16Array: (_, length) =>
+    guarded(new Uint8Array(length + 128), length, (b, o, l) => new Uint16Array(b, o, l / 2)),
+  Float32Array: (_, length) =>
+    guarded(new Uint8Array(length + 128), length, (b, o, l) => new Float32Array(b, o, l / 4)),
+  Float64Array: (_, length) =>
+    guarded(new Uint8Array(length + 128), length, (b, o, l) => new Float64Array(b, o, l / 8)),
+  BigInt64Array: (_, length) =>
+    guarded(new Uint8Array(length + 128), length, (b, o, l) => new BigInt64Array(b, o, l / 8)),
+  DataView: (_, length) =>
+    guarded(new Uint8Array(length + 128), length, (b, o, l) => new DataView(b, o, l), 61),
+  'Uint8Array over a SharedArrayBuffer': (_, length) => {
+    const whole = new Uint8Array(new SharedArrayBuffer(length + 128))
+    return guarded(whole, length, (b, o, l) => new Uint8Array(b, o, l))
+  },
+  'DataView over a SharedArrayBuffer': (_, length) => {
+    const whole = new Uint8Array(new SharedArrayBuffer(length + 128))
+    return guarded(whole, length, (b, o, l) => new DataView(b, o, l))
+  },
+  'Uint32Array over a resizable ArrayBuffer': (_, length) => {
+    const buffer = new Resizable(length + 128, { maxByteLength: length + 4096 })
+    return guarded(new Uint8Array(buffer), length, (b, o, l) => new Uint32Array(b, o, l / 4))
+  },
+  'Uint8Array that tracks the length of a resizable ArrayBuffer': (_, length) => {
+    const buffer = new Resizable(GUARD_BYTES + length, { maxByteLength: length + 4096 })
+    return guarded(new Uint8Array(buffer), length, (b, o) => new Uint8Array(b, o))
+  },
+  'Uint8Array of a subclass': (_, length) => {
+    class Mine extends Uint8Array {}
+    return guarded(
+      new Uint8Array(length + 128),
+      length,
+      (b, o, l) => new Mine(b as ArrayBuffer, o, l),
+    )
+  },
+  'subarray of an alloc buffer': (queue, length) => {
+    const whole = queue.alloc(length + 99)
+    return guarded(whole, length, (_, o, l) => whole.subarray(o, o + l), 35)
+  },
+  'Uint16Array over an alloc buffer': (queue, length) =>
+    guarded(queue.alloc(length + 128), length, (b, o, l) => new Uint16Array(b, o, l / 2)),
+  'DataView over an alloc buffer': (queue, length) =>
+    guarded(queue.alloc(length + 128), length, (b, o, l) => new DataView(b, o, l), 1),
+}
+
+for (const [kind, make] of Object.entries(KINDS)) {
+  test(`a ${kind} is written from and read into, and nothing around it is touched`, async (t) => {
+    const queue = ring(t)
+    const path = scratch(t)
+    const file = await queue.open(path, 'w+')
+    for (const length of [8, 4096, 24_000, 200_000]) {
+      const content = pattern(length)
+      const out = make(queue, length)
+      out.bytes.set(content)
+      t.is(await file.writeAt(out.view, 3), length)
+      assertGuards(t, out, `${length} written`)
+      assertBytes(t, fs.readFileSync(path).subarray(3, 3 + length), content, `${length} written`)
+      const back = make(queue, length)
+      t.is(await file.readAt(back.view, 3), length)
+      assertBytes(t, back.bytes, content, `${length} read`)
+      assertGuards(t, back, `${length} read`)
+    }
+    assertIdle(t, queue)
+  })
+}
+
+test('only buffers that are not from alloc are copied on their way', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(10_000)), 'r+')
+  const mine = queue.alloc(8192)
+  await file.readAt(mine.subarray(7, 4103), 1)
+  await file.writeAt(new DataView(mine.buffer, 5, 999), 3)
+  t.is(queue.stats().bouncedBytes, 0)
+  await file.readAt(new Uint8Array(1000), 0)
+  t.is(queue.stats().bouncedBytes, 1000)
+})
+
+test('positions past 4 GiB reach the byte they name, as numbers and as bigints', async (t) => {
+  const queue = ring(t)
+  const path = scratch(t)
+  const file = await queue.open(path, 'w+')
+  const positions = [2 ** 31 - 3, 2 ** 32 - 3, 2 ** 32 + 100, 2 ** 33 + 1, 2 ** 40 + 12_345]
+  for (const [index, position] of positions.entries()) {
+    const asNumber = pattern(5, index)
+    const asBigint = pattern(6, 100 + index)
+    t.is(await file.writeAt(asNumber, position), 5)
+    t.is(await file.writeAt(asBigint, BigInt(position) + 5n), 6)
+  }
+  const witness = fs.openSync(path, 'r')
+  t.teardown(() => fs.closeSync(witness))
+  for (const [index, position] of positions.entries()) {
+    const expected = Buffer.concat([pattern(5, index), pattern(6, 100 + index)])
+    const seen = Buffer.alloc(11)
+    fs.readSync(witness, seen, 0, 11, position)
+    assertBytes(t, seen, expected, `at ${position}, by node:fs`)
+    assertBytes(t, await file.bytesAt(position, 11), expected, `at ${position}`)
+    assertBytes(t, await file.bytesAt(BigInt(position), 11), expected, `at ${position}n`)
+  }
+  t.is((await file.stat()).size, 2 ** 40 + 12_345 + 11)
+})
+
+/** tmpfs alone has files of 2^63 bytes everywhere. */
+const memoryTest = needs(test, {
+  that: { holds: fs.existsSync('/dev/shm'), reason: 'needs /dev/shm' },
+})
+
+memoryTest('positions around 2^53 and up to 2^62 are exact', async (t) => {
+  const queue = ring(t)
+  const path = scratch(t, undefined, '/dev/shm')
+  const file = await queue.open(path, 'w+')
+  const witness = fs.openSync(path, 'r')
+  t.teardown(() => fs.closeSync(witness))
+  const last = Number.MAX_SAFE_INTEGER
+  for (const position of [last - 4096, last - 1, last, 2n ** 53n + 1n, 2n ** 62n + 3n]) {
+    const content = pattern(2, Number(BigInt(position) % 1000n))
+    t.is(await file.writeAt(content, position), 2)
+    const seen = Buffer.alloc(2)
+    fs.readSync(witness, seen, 0, 2, position as number)
+    assertBytes(t, seen, content, `at ${position}, by node:fs`)
+    assertBytes(t, await file.bytesAt(position, 2), content, `at ${position}`)
+  }
+})
+
+memoryTest('a transfer in pieces that crosses 2^53 keeps its place', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, undefined, '/dev/shm'), 'w+')
+  const content = pattern(3 * MIB)
+  const start = Number.MAX_SAFE_INTEGER - MIB - 4
+  t.is(await file.writeAt(content, start), content.length)
+  const back = Buffer.alloc(content.length)
+  t.is(await file.readAt(back, BigInt(start)), content.length)
+  assertBytes(t, back, content, 'plain')
+  const tail = queue.alloc(2 * MIB)
+  t.is(await file.readAt(tail, BigInt(start) + BigInt(MIB)), tail.length)
+  assertBytes(t, tail, content.subarray(MIB), 'in place')
+  t.is(await file.readAt(Buffer.alloc(10), BigInt(start) + BigInt(content.length)), 0)
+})
+
+for (const [name, source] of Object.entries(SOURCES)) {
+  test(`a read into ${name} memory across the end brings what there is, and at the end 0`, async (t) => {
+    const queue = ring(t)
+    for (const size of [0, 1, 4095, 4096, 5000, 2 * MIB + 17]) {
+      const content = pattern(size)
+      const file = await queue.open(scratch(t, content))
+      for (const before of [1, 100, 4096, size]) {
+        const position = Math.max(0, size - before)
+        const target = source(queue, before + 3000)
+        const count = await file.readAt(target.view, position)
+        const expected = content.subarray(position)
+        t.is(count, expected.length, `${size} bytes from ${position}`)
+        assertBytes(t, target.bytes.subarray(0, count), expected, `${size} bytes from ${position}`)
+        assertGuards(t, target, `${size} bytes from ${position}`)
+      }
+      const target = source(queue, 100)
+      t.is(await file.readAt(target.view, size), 0)
+      t.is(await file.readAt(target.view, size + 1_000_000), 0)
+      t.true(target.bytes.every((byte) => byte === GUARD))
+      await file.close()
+    }
+    assertIdle(t, queue)
+  })
+}
+
+test('bytesAt gives what is there at lengths around its limits, across the end and past it', async (t) => {
+  const queue = ring(t)
+  const size = 3 * MIB + 5
+  const content = pattern(size)
+  const file = await queue.open(scratch(t, content))
+  for (const length of [0, 1, 4096, 131_071, 131_072, 131_073, MIB, MIB + 1, 3 * MIB + 5]) {
+    for (const position of [0, 1, size - 100_000, size - 1, size, size + 5]) {
+      const bytes = await file.bytesAt(position, length)
+      t.true(Buffer.isBuffer(bytes))
+      const expected = content.subarray(position, position + length)
+      assertBytes(t, bytes, expected, `${length} bytes from ${position}`)
+    }
+  }
+  assertIdle(t, queue)
+})
+
+test('a result of bytesAt has memory of its own, which works in place afterwards', async (t) => {
+  const queue = ring(t)
+  const content = pattern(2 * MIB)
+  const file = await queue.open(scratch(t, content), 'r+')
+  for (const length of [1000, 131_071, 131_072, MIB]) {
+    const [first, second] = await Promise.all([file.bytesAt(0, length), file.bytesAt(1, length)])
+    t.is(first.buffer.byteLength, length, 'no memory that is not its own')
+    t.not(first.buffer, second.buffer)
+    first.fill(0)
+    assertBytes(t, second, content.subarray(1, 1 + length), 'the other is as it was')
+  }
+  const large = await file.bytesAt(0, MIB)
+  const { bouncedBytes } = queue.stats()
+  t.is(await file.readAt(large, 100), MIB)
+  assertBytes(t, large, content.subarray(100, 100 + MIB), 'read again')
+  t.is(await file.writeAt(large, MIB), MIB)
+  t.is(queue.stats().bouncedBytes, bouncedBytes, 'in place')
+})
+
+test('a result of bytesAt that the file cut short does not keep the memory that it did not need', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(200_000)))
+  const results: Buffer[] = []
+  for (let i = 0; i < 10; i++) results.push(await file.bytesAt(199_000, 64 * MIB))
+  t.true(results.every((bytes) => bytes.buffer.byteLength === 1000))
+  t.is(queue.stats().memory.result.usedBytes, 0)
+})
+
+test('reads give what node:fs reads, at random places, many at once', async (t) => {
+  const queue = ring(t)
+  const size = 300_000
+  const path = scratch(t, pattern(size))
+  const file = await queue.open(path)
+  const witness = fs.openSync(path, 'r')
+  t.teardown(() => fs.closeSync(witness))
+  const r = random(SEED)
+  await Promise.all(
+    Array.from({ length: 500 }, async (_, i) => {
+      const [position, length] = [r.below(size + 1000), 1 + r.below(70_000)]
+      const target = i % 2 === 0 ? queue.alloc(length) : Buffer.alloc(length)
+      const expected = Buffer.alloc(length)
+      const count = fs.readSync(witness, expected, 0, length, position)
+      t.is(await file.readAt(target, position), count, `${length} from ${position}`)
+      assertBytes(t, target, expected, `${length} from ${position}`)
+    }),
+  )
+  assertIdle(t, queue)
+})
+
+test('files that lie about their size and are read a page at a time are filled from', async (t) => {
+  const queue = ring(t)
+  for (const path of ['/proc/version', '/proc/cpuinfo', '/proc/kallsyms', '/proc/self/mounts']) {
+    const file = await queue.open(path)
+    const length = 64 * KIB
+    const expected = Buffer.alloc(length)
+    const witness = fs.openSync(path, 'r')
+    let size = 0
+    for (let n = -1; n !== 0 && size < length; size += n) {
+      n = fs.readSync(witness, expected, size, length - size, size)
+    }
+    fs.closeSync(witness)
+    for (const target of [Buffer.alloc(length), queue.alloc(length)]) {
+      t.is(await file.readAt(target, 0), size, path)
+      assertBytes(t, target, expected, path)
+    }
+    assertBytes(t, await file.bytesAt(0, length), expected.subarray(0, size), path)
+    await file.close()
+  }
+  assertIdle(t, queue)
+})
+
+// ---- appending ----------------------------------------------------------------------------------
+
+test('a position on a file opened for appending is refused, and nothing is written', async (t) => {
+  const queue = ring(t)
+  const path = scratch(t, Buffer.from('before'))
+  for (const flags of ['a', 'a+', fs.constants.O_APPEND | fs.constants.O_RDWR]) {
+    const file = await queue.open(path, flags)
+    t.throws(() => file.writeAt(Buffer.from('x'), 0), { code: 'ERR_URING_APPEND' })
+    t.throws(() => file.writeAt(queue.alloc(10), 6, {}), { code: 'ERR_URING_APPEND' })
+    await file.close()
+  }
+  t.is(fs.readFileSync(path, 'utf8'), 'before')
+})
+
+test('append on a file that is not open for appending is refused', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w+')
+  t.throws(() => file.append(Buffer.from('x')), { code: 'ERR_URING_UNSUPPORTED' })
+  t.is((await file.stat()).size, 0)
+})
+
+test('a thousand records appended at once are all there, each whole', async (t) => {
+  const queue = ring(t)
+  const path = scratch(t)
+  const file = await queue.open(path, 'a')
+  const record = (i: number): Buffer =>
+    Buffer.from(`${String(i).padStart(6, '0')}:${'x'.repeat(i % 90)}\n`)
+  const counts = await Promise.all(
+    Array.from({ length: 1000 }, (_, i) => {
+      const bytes = record(i)
+      if (i % 2 === 0) return file.append(bytes)
+      const mine = queue.alloc(bytes.length)
+      mine.set(bytes)
+      return file.append(mine, i % 5 === 0 ? { datasync: true } : undefined)
+    }),
+  )
+  t.deepEqual(
+    counts,
+    counts.map((_, i) => record(i).length),
+  )
+  const lines = fs.readFileSync(path, 'utf8').split('\n').slice(0, -1).sort()
+  t.deepEqual(
+    lines,
+    counts.map((_, i) => record(i).toString().slice(0, -1)),
+  )
+  assertIdle(t, queue)
+})
+
+test('a long append is one run of bytes when nobody else appends, and a+ reads it back', async (t) => {
+  const queue = ring(t)
+  const path = scratch(t, Buffer.from('head'))
+  const file = await queue.open(path, 'a+')
+  const content = pattern(3 * MIB + 1)
+  t.is(await file.append(content), content.length)
+  const mine = queue.alloc(70_000)
+  mine.set(content.subarray(0, 70_000))
+  t.is(await file.append(mine), 70_000)
+  const expected = Buffer.concat([Buffer.from('head'), content, content.subarray(0, 70_000)])
+  assertBytes(t, fs.readFileSync(path), expected, 'the file')
+  assertBytes(t, await file.bytesAt(4, 3 * MIB), content.subarray(0, 3 * MIB), 'read back')
+})
+
+// ---- streams ------------------------------------------------------------------------------------
+
+/** A FIFO that a queue has open in both directions, and a descriptor to write to it. */
+async function stream(t: ExecutionContext, queue: Queue): Promise<{ file: File; writer: number }> {
+  const path = fifo(t)
+  const file = await queue.open(path, 'r+')
+  const writer = fs.openSync(path, 'w')
+  t.teardown(() => fs.closeSync(writer))
+  return { file, writer }
+}
+
+for (const [name, source] of Object.entries(SOURCES)) {
+  test(`one read of a FIFO into ${name} memory is one read, and its position is ignored`, async (t) => {
+    const queue = ring(t)
+    const { file, writer } = await stream(t, queue)
+    fs.writeSync(writer, 'hello')
+    const target = source(queue, 4096)
+    t.is(await file.readAt(target.view, 12_345), 5)
+    t.is(Buffer.from(target.bytes.subarray(0, 5)).toString(), 'hello')
+    t.true(target.bytes.subarray(5).every((byte) => byte === GUARD))
+    fs.writeSync(writer, 'abcdef')
+    const small = source(queue, 4)
+    t.is(await file.readAt(small.view, 2n ** 60n), 4)
+    t.is(await file.readAt(small.view, 0), 2)
+    t.is(Buffer.from(small.bytes).toString(), 'efcd')
+    assertIdle(t, queue)
+  })
+
+  test(`a read of an empty FIFO into ${name} memory settles when data comes`, async (t) => {
+    const queue = ring(t)
+    const { file, writer } = await stream(t, queue)
+    const target = source(queue, 100)
+    const reading = file.readAt(target.view, 0)
+    t.true(await isPending(reading), 'there is nothing to read yet')
+    fs.writeSync(writer, 'late')
+    t.is(await reading, 4)
+    t.is(Buffer.from(target.bytes.subarray(0, 4)).toString(), 'late')
+    assertIdle(t, queue)
+  })
+}
+
+test('reads of a FIFO that wait get each byte once, in whatever order', async (t) => {
+  const queue = ring(t)
+  const { file, writer } = await stream(t, queue)
+  const reads = Array.from({ length: 50 }, () => {
+    const target = Buffer.alloc(1)
+    return file.readAt(target, 0).then(() => target[0] as number)
+  })
+  t.true(await isPending(Promise.race(reads), 20))
+  const sent = Array.from({ length: 50 }, (_, i) => i)
+  for (const byte of sent) fs.writeSync(writer, Buffer.of(byte))
+  t.deepEqual(
+    (await Promise.all(reads)).sort((a, b) => a - b),
+    sent,
+  )
+  assertIdle(t, queue)
+})
+
+test('bytesAt of a FIFO is one read, and its writer going away is the end', async (t) => {
+  const queue = ring(t)
+  const path = fifo(t)
+  // Neither open can end without the other: this hangs if `open` blocks the thread.
+  const [reader, writer] = await Promise.all([queue.open(path, 'r'), queue.open(path, 'w')])
+  t.is(await writer.writeAt(Buffer.from('some'), 0), 4)
+  t.is((await reader.bytesAt(0, 1000)).toString(), 'some')
+  const waiting = reader.bytesAt(0, 200_000)
+  t.true(await isPending(waiting, 20))
+  await writer.close()
+  t.is((await waiting).length, 0)
+  t.is(await reader.readAt(Buffer.alloc(10), 0), 0)
+  assertIdle(t, queue)
+})
+
+test('a write to a FIFO writes all, however little the FIFO holds', async (t) => {
+  const queue = ring(t)
+  const path = fifo(t)
+  const [reader, writer] = await Promise.all([queue.open(path, 'r'), queue.open(path, 'w')])
+  const content = pattern(MIB + 12_345)
+  const writing = writer.writeAt(content, 0)
+  t.true(await isPending(writing), 'a pipe holds 64 KiB')
+  const parts: Buffer[] = []
+  for (let got = 0; got < content.length; ) {
+    const part = await reader.bytesAt(0, 100_000)
+    got += part.length
+    parts.push(part)
+  }
+  t.is(await writing, content.length)
+  assertBytes(t, Buffer.concat(parts), content, 'what came out')
+  assertIdle(t, queue)
+})
+
+test('a character device is read and written', async (t) => {
+  const queue = ring(t)
+  const zero = await queue.open('/dev/zero')
+  const target = Buffer.alloc(100_000, 1)
+  t.is(await zero.readAt(target, 5), 100_000)
+  t.true(target.every((byte) => byte === 0))
+  const none = await queue.open('/dev/null', 'r+')
+  t.is(await none.readAt(target, 0), 0)
+  t.is(await none.writeAt(target, 0), 100_000)
+})
