@@ -321,8 +321,10 @@ impl Arena {
         } else {
             length_bytes.checked_next_multiple_of(PAGE_BYTES).ok_or(Exhausted::TooLong)?
         };
-        let slab_bytes = chunk_bytes.max(self.options.slab_bytes);
         let limit = self.options.max_bytes[pool as usize];
+        // A pool whose limit is below a slab has smaller ones.
+        let usual_bytes = self.options.slab_bytes.min(limit.max(PAGE_BYTES));
+        let slab_bytes = chunk_bytes.max(1 << usual_bytes.ilog2());
         if slab_bytes > limit || length_bytes > CHUNK_BYTES_MAX {
             return Err(Exhausted::TooLong);
         }

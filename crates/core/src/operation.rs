@@ -223,13 +223,16 @@ pub fn prepare(
             on(target, |fd| opcode::Ftruncate::new(fd, length).build())
         }
         Opcode::Openat => {
-            let flags = i32::try_from(request.offset).map_err(|_| Refusal::Argument)?;
+            let flags = u32::try_from(request.offset).map_err(|_| Refusal::Argument)? as i32;
             let mode = u32::try_from(request.length).map_err(|_| Refusal::Argument)?;
             let path = path(request.bytes)?;
             let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr())
                 .flags(flags | libc::O_CLOEXEC)
                 .mode(mode & 0o7777)
-                .build();
+                .build()
+                // By a worker: an open tried at once is tried with O_NONBLOCK, which opens a FIFO
+                // without waiting for its other side, or refuses it with ENXIO. fifo(7).
+                .flags(Flags::ASYNC);
             held.keep(Payload::Opening { path, direct: flags & libc::O_DIRECT != 0 });
             entry
         }

@@ -390,13 +390,10 @@ impl Ring {
         unsafe { self.io.submitter().register_buffers_update(slot, &[iovec], None) }
     }
 
-    /// An entry that cancels the operation with `user_data`, or all of them; it points at nothing.
+    /// An entry that cancels the operation with this user_data; it points at nothing.
     #[must_use]
-    pub(crate) fn cancel_entry(user_data: Option<u64>) -> io_uring::squeue::Entry {
-        match user_data {
-            Some(target) => opcode::AsyncCancel::new(target).build(),
-            None => opcode::AsyncCancel2::new(io_uring::types::CancelBuilder::any()).build(),
-        }
+    pub(crate) fn cancel_entry(target: u64) -> io_uring::squeue::Entry {
+        opcode::AsyncCancel::new(target).build()
     }
 }
 

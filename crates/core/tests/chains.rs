@@ -159,7 +159,7 @@ fn chains_that_fill_the_queue_several_times_over_stay_chains() {
     for chain in 0..100 {
         let slot = chain * 10;
         it.stage(&link(write(slot, file, chunk, (0, 8), 0)));
-        for member in 1..chain % 7 + 1 {
+        for member in 1..=chain % 7 {
             it.stage(&link(nop(slot + member)));
         }
         it.stage(&nop(slot + 9));

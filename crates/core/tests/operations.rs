@@ -2,18 +2,16 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use common::{
-    DEADLINE, Directory, Loop, close, datasync, descriptors_on, fsync, nop, open, path_bytes,
-    pattern, punted, read, skip, small, stat, stat_path, timeout, truncate, write,
+    Directory, Loop, close, datasync, fsync, nop, open, path_bytes, pattern, punted, read, skip,
+    small, stat, stat_path, timeout, truncate, write,
 };
 use node_uring_core::engine::InlinePolicy;
-use node_uring_core::files::BadFile;
-use node_uring_core::{EngineOptions, FileHandle, Refusal};
+use node_uring_core::{EngineOptions, FileHandle};
 
 // ---- reads and writes -------------------------------------------------------------------------
 
@@ -223,163 +221,6 @@ fn timeouts_complete_in_the_order_of_their_ends_not_of_their_staging() {
     it.settle();
     let order: Vec<_> = it.done.iter().map(|completion| completion.slot).collect();
     assert_eq!(order, [1, 2, 0]);
-}
-
-// ---- open and close ---------------------------------------------------------------------------
-
-#[test]
-fn an_opened_file_is_read_and_written_by_its_handle() {
-    let directory = Directory::new();
-    let path = directory.join("new");
-    let mut it = Loop::new(small());
-    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-    let fd = it.complete(&open(7, path_bytes(&path), flags, 0o640));
-    let (file, number) = it.engine.take_opened(7).expect("it was opened");
-    assert_eq!(number, fd);
-    let chunk = it.chunk_of(b"hello");
-    assert_eq!(it.complete(&write(0, file, chunk, (0, 5), 0)), 5);
-    assert_eq!(directory.content("new"), b"hello");
-    let mode = std::fs::metadata(&path).expect("the file").permissions().mode();
-    assert_eq!(mode & 0o7777 & !0o640, 0, "no more than was asked for");
-    assert_eq!(it.engine.take_opened(7), Err(BadFile::Unknown), "taken once");
-}
-
-#[test]
-fn an_opened_descriptor_is_closed_on_exec() {
-    let directory = Directory::new();
-    directory.file("file", b"");
-    let path = directory.join("file");
-    let mut it = Loop::new(small());
-    let fd = it.complete(&open(0, path_bytes(&path), libc::O_RDONLY, 0));
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("fdinfo");
-    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags");
-    let flags = i32::from_str_radix(flags.trim(), 8).expect("octal");
-    assert_eq!(flags & libc::O_CLOEXEC, libc::O_CLOEXEC);
-}
-
-#[test]
-fn a_file_that_was_opened_and_never_taken_is_closed_when_its_slot_is_used_again() {
-    let directory = Directory::new();
-    directory.file("file", b"");
-    let path = directory.join("file");
-    let mut it = Loop::new(small());
-    for _ in 0..50 {
-        assert!(it.complete(&open(0, path_bytes(&path), libc::O_RDONLY, 0)) >= 0);
-        assert_eq!(descriptors_on(&path), 1);
-    }
-    assert_eq!(it.complete(&nop(0)), 0);
-    assert_eq!(descriptors_on(&path), 0);
-}
-
-#[test]
-fn a_file_that_was_opened_and_never_taken_is_closed_with_the_engine() {
-    let directory = Directory::new();
-    directory.file("file", b"");
-    let path = directory.join("file");
-    let mut it = Loop::new(small());
-    for slot in 0..10 {
-        assert!(it.complete(&open(slot, path_bytes(&path), libc::O_RDONLY, 0)) >= 0);
-    }
-    assert_eq!(descriptors_on(&path), 10);
-    drop(it);
-    assert_eq!(descriptors_on(&path), 0);
-}
-
-#[test]
-fn a_taken_file_is_open_until_it_is_closed_and_its_handle_is_of_no_use_afterwards() {
-    let directory = Directory::new();
-    directory.file("file", b"");
-    let path = directory.join("file");
-    let mut it = Loop::new(small());
-    assert!(it.complete(&open(0, path_bytes(&path), libc::O_RDONLY, 0)) >= 0);
-    let (file, _) = it.engine.take_opened(0).expect("it was opened");
-    assert_eq!(it.complete(&nop(0)), 0);
-    assert_eq!(descriptors_on(&path), 1);
-    it.stage(&close(0, file));
-    assert_eq!(it.engine.stage(&fsync(1, file)), Err(Refusal::UnknownFile), "gone when staged");
-    assert_eq!(it.result(0), 0);
-    assert_eq!(descriptors_on(&path), 0);
-    assert_eq!(it.engine.stage(&close(0, file)), Err(Refusal::UnknownFile));
-    assert!(it.engine.files().is_empty());
-}
-
-#[test]
-fn a_closed_file_has_no_reference_left_in_the_registered_table() {
-    let mut it = Loop::new(small());
-    let (mut reader, file) = it.fifo_to_write();
-    let chunk = it.chunk_of(b"last");
-    assert_eq!(it.complete(&write(0, file, chunk, (0, 4), 0)), 4);
-    assert_eq!(it.complete(&close(0, file)), 0);
-    it.until_block();
-    let mut rest = Vec::new();
-    // Hangs as long as anybody can still write.
-    let readable = common::is_readable(reader.as_raw_fd(), DEADLINE);
-    assert!(readable);
-    reader.read_to_end(&mut rest).expect("the end of the pipe");
-    assert_eq!(rest, b"last");
-}
-
-#[test]
-fn a_close_cancelled_before_submission_closes_all_the_same() {
-    let directory = Directory::new();
-    let mut it = Loop::new(small());
-    let file = it.adopt(directory.file("file", b""));
-    it.stage(&close(0, file));
-    assert!(it.engine.cancel(0));
-    assert_eq!(it.result(0), -libc::ECANCELED);
-    assert_eq!(descriptors_on(&directory.join("file")), 0);
-}
-
-#[test]
-fn a_close_that_the_kernel_ran_never_closes_the_number_a_second_time() {
-    let directory = Directory::new();
-    let path = directory.join("file");
-    let mut it = Loop::new(small());
-    let file = it.adopt(directory.file("file", b""));
-    let fd = it.engine.files().descriptor(file).expect("open");
-    it.stage(&close(0, file));
-    it.engine.flush();
-    // Others of this process may have taken the number by now; whoever has it, keeps it.
-    let others: Vec<_> = (0..50).map(|_| std::fs::File::open(&path).expect("the file")).collect();
-    assert_eq!(it.result(0), 0);
-    assert_eq!(it.complete(&nop(0)), 0);
-    drop(it);
-    assert_eq!(descriptors_on(&path), 50, "one of them may be {fd}");
-    drop(others);
-}
-
-#[test]
-fn a_descriptor_is_adopted_once() {
-    let directory = Directory::new();
-    let mut it = Loop::new(small());
-    let file = it.adopt(directory.file("file", b""));
-    let fd = it.engine.files().descriptor(file).expect("open");
-    assert_eq!(it.engine.adopt(fd, false), Err(BadFile::Twice));
-    assert_eq!(it.complete(&fsync(0, file)), 0, "and is as good as before");
-}
-
-#[test]
-fn a_number_that_is_no_descriptor_is_not_adopted() {
-    let mut it = Loop::new(small());
-    for number in [-1, -2, i32::MIN, i32::MAX] {
-        assert_eq!(it.engine.adopt(number, false), Err(BadFile::Unknown), "{number}");
-    }
-    assert!(it.engine.files().is_empty());
-}
-
-#[test]
-fn what_was_not_opened_cannot_be_taken() {
-    let mut it = Loop::new(small());
-    assert_eq!(it.engine.take_opened(0), Err(BadFile::Unknown));
-    assert_eq!(it.engine.take_opened(u32::MAX), Err(BadFile::Unknown));
-    assert_eq!(it.complete(&open(0, b"/nothing/there", libc::O_RDONLY, 0)), -libc::ENOENT);
-    assert_eq!(it.engine.take_opened(0), Err(BadFile::Unknown));
-    it.stage(&open(0, b"/", libc::O_RDONLY, 0));
-    assert_eq!(it.engine.take_opened(0), Err(BadFile::Unknown), "under way");
-    assert!(it.result(0) >= 0);
-    assert!(it.engine.take_opened(0).is_ok());
-    assert_eq!(it.complete(&stat_path(0, b"/")), 0);
-    assert_eq!(it.engine.take_opened(0), Err(BadFile::Unknown), "a statx opens nothing");
 }
 
 // ---- statx ------------------------------------------------------------------------------------

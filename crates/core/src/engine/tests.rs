@@ -171,11 +171,11 @@ fn a_cut_off_close_that_ran_does_not_close_the_number_again() {
     stage(&mut engine, &close);
     // Until the kernel has closed it, and before its completion is looked at.
     let started = Instant::now();
-    while std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(is_null) {
+    while std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|to| is_null(&to)) {
         assert!(started.elapsed() < Duration::from_secs(20));
         engine.flush();
     }
-    // SAFETY-free: F_DUPFD gives the lowest free number from `number` up, which others of this
+    // F_DUPFD gives the lowest free number from `number` up, which others of this
     // process may have been faster to take.
     let taken = rustix::io::fcntl_dupfd_cloexec(null(), number).expect("a descriptor");
     let (results, _) = settle(&mut engine);
@@ -183,7 +183,7 @@ fn a_cut_off_close_that_ran_does_not_close_the_number_again() {
     assert!(rustix::io::fcntl_getfd(&taken).is_ok(), "ours, and still open");
 }
 
-fn is_null(target: std::path::PathBuf) -> bool {
+fn is_null(target: &std::path::Path) -> bool {
     target.as_os_str() == "/dev/null"
 }
 

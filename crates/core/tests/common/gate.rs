@@ -1,10 +1,13 @@
-//! A gate before `io_uring_enter(2)`: refuses real calls of one thread with an errno of the test's
-//! choosing, by seccomp's user notification. The engine needs no seam for it and pays for none.
+//! A gate before `io_uring_enter(2)` and `io_uring_setup(2)`: refuses real calls of one thread with an
+//! errno of the test's choosing, by seccomp's user notification. The engine needs no seam for it and
+//! pays for none.
 //!
 //! `seccomp_unotify(2)`. The filter is of the thread that calls [`Gate::run`]'s body and ends with it.
 
+#![allow(unsafe_code)]
+
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
@@ -15,8 +18,8 @@ pub struct Gate {
     refuse: AtomicI32,
     /// The errno; 0 for "took nothing, no error".
     errno: AtomicI32,
-    passed: AtomicU64,
-    refused: AtomicU64,
+    /// Set-up flags that this kernel does not have.
+    unknown_flags: AtomicU32,
 }
 
 impl Gate {
@@ -36,22 +39,27 @@ impl Gate {
         self.refuse.store(0, Ordering::SeqCst);
     }
 
-    /// Calls that went to the kernel, and calls that were refused.
-    pub fn calls(&self) -> (u64, u64) {
-        (self.passed.load(Ordering::SeqCst), self.refused.load(Ordering::SeqCst))
+    /// From now on `io_uring_setup(2)` refuses these flags with EINVAL, as an older kernel does.
+    pub fn forget_flags(&self, flags: u32) {
+        self.unknown_flags.store(flags, Ordering::SeqCst);
     }
 
-    fn judge(&self) -> Option<i32> {
-        let left = self.refuse.load(Ordering::SeqCst);
-        if left == 0 {
-            self.passed.fetch_add(1, Ordering::SeqCst);
-            return None;
+    /// The errno that the call is refused with, if it is.
+    fn judge(&self, call: &libc::seccomp_data) -> Option<i32> {
+        if i64::from(call.nr) == libc::SYS_io_uring_setup {
+            // struct io_uring_params: sq_entries, cq_entries, flags.
+            let params = call.args[1] as *const [u32; 3];
+            // SAFETY: the caller is a thread of ours that waits for our answer, and its second
+            // argument is the address of the params that it means the kernel to read.
+            let flags = unsafe { (*params)[2] };
+            let unknown = self.unknown_flags.load(Ordering::SeqCst);
+            return (flags & unknown != 0).then_some(libc::EINVAL);
         }
+        let left = self.refuse.load(Ordering::SeqCst);
         if left > 0 {
             self.refuse.store(left - 1, Ordering::SeqCst);
         }
-        self.refused.fetch_add(1, Ordering::SeqCst);
-        Some(self.errno.load(Ordering::SeqCst))
+        (left != 0).then(|| self.errno.load(Ordering::SeqCst))
     }
 
     /// Runs `body` in a thread of its own, behind a gate. Returns false, without running it, where
@@ -104,7 +112,7 @@ impl Gate {
                 }
                 let mut answer: libc::seccomp_notif_resp = std::mem::zeroed();
                 answer.id = call.id;
-                match self.judge() {
+                match self.judge(&call.data) {
                     None => answer.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
                     Some(errno) => answer.error = -errno,
                 }
@@ -114,33 +122,71 @@ impl Gate {
     }
 }
 
-/// Puts the filter on this thread.
+/// Where `nr` and the second argument (its low half) are in `struct seccomp_data`.
+const NUMBER: u32 = 0;
+const SECOND_ARGUMENT: u32 = if cfg!(target_endian = "little") { 24 } else { 28 };
+
+fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const GIVE: u32 = libc::BPF_RET | libc::BPF_K;
+
+/// Runs `body` in a thread of its own in which the system call `number` fails with `errno`, for the
+/// given second argument or for all. Returns false, without running it, where that cannot be had.
+#[track_caller]
+pub fn forbid(number: i64, second: Option<u32>, errno: i32, body: impl FnOnce() + Send) -> bool {
+    let refuse = step(GIVE, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32);
+    let allow = step(GIVE, 0, 0, libc::SECCOMP_RET_ALLOW);
+    let mut filter = match second {
+        None => vec![step(LOAD, 0, 0, NUMBER), step(EQUAL, 0, 1, number as u32), refuse, allow],
+        Some(second) => vec![
+            step(LOAD, 0, 0, NUMBER),
+            step(EQUAL, 0, 3, number as u32),
+            step(LOAD, 0, 0, SECOND_ARGUMENT),
+            step(EQUAL, 0, 1, second),
+            refuse,
+            allow,
+        ],
+    };
+    thread::scope(|scope| {
+        let test = scope.spawn(move || {
+            let done = filter_thread(&mut filter, 0).is_some();
+            if done {
+                body();
+            }
+            done
+        });
+        test.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Puts the filter that asks the keeper on this thread.
 fn install() -> Option<OwnedFd> {
-    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    let give = (libc::BPF_RET | libc::BPF_K) as u16;
-    let enter = libc::SYS_io_uring_enter as u32;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    // `nr` is the first word of seccomp_data. Every architecture of ours numbers enter 426.
+    let (enter, setup) = (libc::SYS_io_uring_enter as u32, libc::SYS_io_uring_setup as u32);
     let mut filter = [
-        step(load, 0, 0, 0),
-        step(equal, 0, 1, enter),
-        step(give, 0, 0, libc::SECCOMP_RET_USER_NOTIF),
-        step(give, 0, 0, libc::SECCOMP_RET_ALLOW),
+        step(LOAD, 0, 0, NUMBER),
+        step(EQUAL, 1, 0, enter),
+        step(EQUAL, 0, 1, setup),
+        step(GIVE, 0, 0, libc::SECCOMP_RET_USER_NOTIF),
+        step(GIVE, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
+    let listener = filter_thread(&mut filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    // SAFETY: the kernel just gave us this descriptor.
+    Some(unsafe { OwnedFd::from_raw_fd(listener) })
+}
+
+/// Puts a filter on this thread, for the rest of its life.
+fn filter_thread(filter: &mut [libc::sock_filter], flags: libc::c_ulong) -> Option<i32> {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: `program` and `filter` outlive the calls, which copy them.
-    let listener = unsafe {
+    let done = unsafe {
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
             return None;
         }
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
-    // SAFETY: the kernel just gave us this descriptor.
-    (listener >= 0).then(|| unsafe { OwnedFd::from_raw_fd(listener as i32) })
+    (done >= 0).then_some(done as i32)
 }

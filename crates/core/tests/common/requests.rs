@@ -1,0 +1,114 @@
+//! Requests by the names of their operations.
+
+use std::time::Duration;
+
+use node_uring_core::operation::{ASYNC, HARDLINK, LINK};
+use node_uring_core::{ChunkId, FileHandle, Opcode, Refusal, Request};
+
+pub fn nop(slot: u32) -> Request<'static> {
+    Request { opcode: Opcode::Nop as u32, slot, ..Request::default() }
+}
+
+fn transfer(
+    opcode: Opcode,
+    slot: u32,
+    file: FileHandle,
+    chunk: ChunkId,
+    (offset, length): (u64, u64),
+    position: u64,
+) -> Request<'static> {
+    let (file, chunk) = (file.number(), chunk.number());
+    let opcode = opcode as u32;
+    Request { opcode, slot, file, chunk, offset, length, position, ..Request::default() }
+}
+
+/// Reads `range` (offset, length) of the chunk from `position`.
+pub fn read(
+    slot: u32,
+    file: FileHandle,
+    chunk: ChunkId,
+    range: (u64, u64),
+    position: u64,
+) -> Request<'static> {
+    transfer(Opcode::Read, slot, file, chunk, range, position)
+}
+
+/// Writes `range` (offset, length) of the chunk to `position`.
+pub fn write(
+    slot: u32,
+    file: FileHandle,
+    chunk: ChunkId,
+    range: (u64, u64),
+    position: u64,
+) -> Request<'static> {
+    transfer(Opcode::Write, slot, file, chunk, range, position)
+}
+
+pub fn fsync(slot: u32, file: FileHandle) -> Request<'static> {
+    let file = file.number();
+    Request { opcode: Opcode::Fsync as u32, slot, file, ..Request::default() }
+}
+
+pub fn datasync(slot: u32, file: FileHandle) -> Request<'static> {
+    Request { length: 1, ..fsync(slot, file) }
+}
+
+pub fn truncate(slot: u32, file: FileHandle, position: u64) -> Request<'static> {
+    Request { opcode: Opcode::Ftruncate as u32, position, ..fsync(slot, file) }
+}
+
+pub fn close(slot: u32, file: FileHandle) -> Request<'static> {
+    Request { opcode: Opcode::Close as u32, ..fsync(slot, file) }
+}
+
+pub fn open(slot: u32, path: &[u8], flags: i32, mode: u32) -> Request<'_> {
+    let (offset, length) = (flags as u64, u64::from(mode));
+    let opcode = Opcode::Openat as u32;
+    Request { opcode, slot, offset, length, bytes: path, ..Request::default() }
+}
+
+pub fn stat_path(slot: u32, path: &[u8]) -> Request<'_> {
+    let length = u64::from(libc::STATX_BASIC_STATS);
+    let opcode = Opcode::Statx as u32;
+    Request { opcode, slot, length, bytes: path, ..Request::default() }
+}
+
+pub fn stat(slot: u32, file: FileHandle) -> Request<'static> {
+    Request { file: file.number(), ..stat_path(slot, b"") }
+}
+
+pub fn timeout(slot: u32, duration: Duration) -> Request<'static> {
+    let position = duration.as_nanos() as u64;
+    Request { opcode: Opcode::Timeout as u32, slot, position, ..Request::default() }
+}
+
+/// The next request is linked behind this one.
+pub fn link(request: Request<'_>) -> Request<'_> {
+    Request { opcode: request.opcode | LINK, ..request }
+}
+
+/// The next request is linked behind this one, whatever comes of it.
+pub fn hardlink(request: Request<'_>) -> Request<'_> {
+    Request { opcode: request.opcode | HARDLINK, ..request }
+}
+
+/// Sent to a kernel worker at once.
+pub fn punted(request: Request<'_>) -> Request<'_> {
+    Request { opcode: request.opcode | ASYNC, ..request }
+}
+
+/// Every refusal, so that a test can say which it met.
+pub const REFUSALS: [Refusal; 12] = [
+    Refusal::Closed,
+    Refusal::Failed,
+    Refusal::SlotBusy,
+    Refusal::SlotRange,
+    Refusal::UnknownOpcode,
+    Refusal::UnknownFile,
+    Refusal::FileInFlight,
+    Refusal::UnknownChunk,
+    Refusal::Range,
+    Refusal::Argument,
+    Refusal::Path,
+    Refusal::ChainTooLong,
+];
