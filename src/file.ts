@@ -94,15 +94,16 @@ export class FileState {
     return rejected(this.operations.failure(Number(outcome ?? -EINVAL), 'fstat'))
   }
 
-  /** Finds out what kind of file this is, once; one that cannot say is read like a stream. */
+  /** Finds out what kind of file this is, once. One that cannot say is read like a stream. */
   learn(): Promise<void> {
     this.#learning ??= this.statx(STATX_STATS).then(
       (bytes) => {
         const stats = new Stats(bytes)
         this.fills = stats.isFile() || stats.isBlockDevice()
       },
+      // Whoever asked takes what it has; the next asks again.
       () => {
-        this.fills = false
+        this.#learning = undefined
       },
     )
     return this.#learning

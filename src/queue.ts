@@ -3,7 +3,7 @@
  * and hands them to `operations.ts`.
  */
 import { constants, release } from 'node:os'
-import { OP_OPENAT, OP_TIMEOUT } from './backend.js'
+import { OP_CLOSE, OP_OPENAT, OP_TIMEOUT } from './backend.js'
 import { abortError, rejected, systemError, uringError } from './errors.js'
 import { type CloseOptions, closeTimeout, File, FileState, isEndless, settled } from './file.js'
 import { isDirect, parseFlags, parseMode, parsePath } from './flags.js'
@@ -371,7 +371,7 @@ export class Queue {
     operations.ended ??= () => uringError('ERR_URING_CLOSED')
     let held: string[] = []
     if (!failed) {
-      await settled(operations, timeoutMs, () => operations.cancel(() => true))
+      await settled(operations, timeoutMs, () => operations.cancel((op) => op.opcode !== OP_CLOSE))
       held = operations.describe((op) => op.cancelled)
       // An open that had begun goes on (it asks for the alignment, it closes what nobody wants).
       for (let left = true; left && held.length === 0; left = operations.pending > 0) {

@@ -281,7 +281,8 @@ export class Transfers {
       void file.learn().then(() => {
         // The queue may have failed meanwhile, and the record be somebody else's.
         if (op.resolve !== resolve) return
-        if (file.fills) this.#operations.restart(op)
+        if (op.cancelled) this.#operations.finish(op, -ECANCELED)
+        else if (file.fills) this.#operations.restart(op)
         else this.#operations.finish(op, 0)
       })
     } else {

@@ -1,0 +1,96 @@
+/** What this process holds, as the kernel counts it in proc(5). Only looks. */
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { setTimeout as after } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+
+export interface Gauges {
+  rssMiB: number
+  descriptors: number
+  rings: number
+  threads: number
+  mappings: number
+  /** Mappings that a child does not get (`dc` in smaps): arenas, and V8's own pages. */
+  keptFromChildren: number
+}
+
+export function gauges(): Gauges {
+  const status = readFileSync('/proc/self/status', 'utf8')
+  const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1])
+  const smaps = readFileSync('/proc/self/smaps', 'utf8')
+  const links = readdirSync('/proc/self/fd').map((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`)
+    } catch {
+      return ''
+    }
+  })
+  return {
+    rssMiB: Math.round(field('VmRSS') / 1024),
+    // Node leaves the module open that a worker was loading when it was killed: `a.js`.
+    descriptors: links.filter((link) => link !== '' && !/\.[cm]?js(on)?$/.test(link)).length,
+    rings: links.filter((link) => link.includes('io_uring')).length,
+    threads: field('Threads'),
+    mappings: smaps.match(/^VmFlags:/gm)?.length ?? 0,
+    keptFromChildren: smaps.match(/^VmFlags:.* dc\b/gm)?.length ?? 0,
+  }
+}
+
+/** What the open descriptors are, the same ones counted together. */
+export function descriptorNames(): string {
+  const counts = new Map<string, number>()
+  for (const fd of readdirSync('/proc/self/fd')) {
+    try {
+      const name = readlinkSync(`/proc/self/fd/${fd}`).replace(/\[\d+\]$/, '')
+      counts.set(name, (counts.get(name) ?? 0) + 1)
+    } catch {
+      // Closed meanwhile.
+    }
+  }
+  return [...counts].map(([name, count]) => `${count} ${name}`).join(', ')
+}
+
+export function show(g: Gauges): string {
+  return (
+    `RSS ${g.rssMiB} MiB, ${g.descriptors} descriptors, ${g.rings} rings, ${g.threads} threads, ` +
+    `${g.mappings} mappings, ${g.keptFromChildren} of them DONTFORK`
+  )
+}
+
+/** Resident memory may grow by so much: allocator and V8 keep what they once had. */
+const RSS_SLACK_MIB = 64
+/** V8's own mappings come and go, with and without DONTFORK. A run makes far more queues. */
+const MAPPINGS_SLACK = 80
+/** Threads of V8, libuv and the kernel's workers, which leave after 5 s without work. */
+const THREADS_SLACK = 1
+
+/** What is more at the end than at the checkpoint. */
+export function grown(before: Gauges, now: Gauges): string[] {
+  const limits: [keyof Gauges, number][] = [
+    ['rssMiB', RSS_SLACK_MIB],
+    ['descriptors', 0],
+    ['rings', 0],
+    ['threads', THREADS_SLACK],
+    ['mappings', MAPPINGS_SLACK],
+    ['keptFromChildren', MAPPINGS_SLACK],
+  ]
+  return limits
+    .filter(([name, slack]) => now[name] > before[name] + slack)
+    .map(([name]) => `${name}: ${before[name]} after the warm-up, ${now[name]} at the end`)
+}
+
+setFlagsFromString('--expose-gc')
+export const collect = runInNewContext('gc') as () => void
+
+/** Collects garbage, lets finalizers run and kernel workers leave; gives what is held then. */
+export async function settledGauges(before?: Gauges): Promise<Gauges> {
+  let now = gauges()
+  for (let round = 0; round < 20; round++) {
+    collect()
+    await after(round < 4 ? 100 : 500)
+    now = gauges()
+    const enough = before === undefined ? round >= 16 : grown(before, now).length === 0
+    if (round >= 8 && enough) break
+  }
+  return now
+}
