@@ -206,8 +206,9 @@ pub struct ArenaOptions {
     pub slab_bytes: usize,
     /// Bytes that each pool may map, by [`Pool`].
     pub max_bytes: [usize; POOLS],
-    /// Bytes of unused slabs that each pool keeps mapped for the next taker.
-    pub retain_bytes: usize,
+    /// Bytes of unused slabs that each pool keeps mapped for the next taker, by [`Pool`]. Results are
+    /// collected late and many at once, and faulting their memory in again costs more than the read.
+    pub retain_bytes: [usize; POOLS],
 }
 
 impl Default for ArenaOptions {
@@ -215,7 +216,7 @@ impl Default for ArenaOptions {
         Self {
             slab_bytes: 2 << 20,
             max_bytes: [1 << 30, 64 << 20, 1 << 30],
-            retain_bytes: 32 << 20,
+            retain_bytes: [32 << 20, 32 << 20, 128 << 20],
         }
     }
 }
@@ -488,7 +489,6 @@ impl Arena {
     }
 
     fn give_back(&mut self, id: ChunkId) {
-        let retain_bytes = self.options.retain_bytes;
         let Ok((slab, place)) = self.find(id) else { unreachable!("checked by the callers") };
         let pool = slab.pool as usize;
         let chunk = &mut slab.chunks[place];
@@ -505,7 +505,7 @@ impl Arena {
         if unused {
             self.unused_bytes[pool] += slab_bytes;
             // A long chunk's slab fits nobody else; other slabs stay for the next taker, to a limit.
-            if class == CLASSES || self.unused_bytes[pool] > retain_bytes {
+            if class == CLASSES || self.unused_bytes[pool] > self.options.retain_bytes[pool] {
                 self.retire(id.slab());
             }
         }
@@ -656,7 +656,7 @@ mod tests {
         Arena::new(ArenaOptions {
             slab_bytes: 64 << 10,
             max_bytes: [256 << 10; 3],
-            retain_bytes: 64 << 10,
+            retain_bytes: [64 << 10; 3],
         })
     }
 

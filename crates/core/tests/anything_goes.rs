@@ -121,8 +121,11 @@ struct Wilderness {
 
 impl Wilderness {
     fn new(directory: &Directory, setup: Setup) -> Self {
-        let arena =
-            ArenaOptions { slab_bytes: 64 << 10, max_bytes: [1 << 20; 3], retain_bytes: 64 << 10 };
+        let arena = ArenaOptions {
+            slab_bytes: 64 << 10,
+            max_bytes: [1 << 20; 3],
+            retain_bytes: [64 << 10; 3],
+        };
         let options = EngineOptions { setup, arena, ..EngineOptions::default() };
         let mut it = Loop::new(options);
         let path = directory.join("file");

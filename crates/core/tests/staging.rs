@@ -62,7 +62,7 @@ const CASES: &[(Refusal, Case)] = &[
     (Refusal::Argument, |s| write(0, s.file, s.chunk, (0, 1), u64::MAX)),
     (Refusal::Argument, |s| truncate(0, s.file, 1 << 63)),
     (Refusal::Argument, |s| Request { length: 2, ..fsync(0, s.file) }),
-    (Refusal::Argument, |_| Request { offset: 1 << 31, ..open(0, b"x", 0, 0) }),
+    (Refusal::Argument, |_| Request { offset: 1 << 32, ..open(0, b"x", 0, 0) }),
     (Refusal::Argument, |_| Request { length: 1 << 32, ..open(0, b"x", 0, 0) }),
     (Refusal::Argument, |s| Request { length: 1 << 32, ..stat(0, s.file) }),
     (Refusal::Argument, |_| Request { position: 1 << 63, ..timeout(0, Duration::ZERO) }),

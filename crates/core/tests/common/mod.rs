@@ -90,7 +90,7 @@ pub struct Loop {
     pub engine: Engine,
     /// What was delivered, oldest first.
     pub done: Vec<Completion>,
-    /// What `turn` said, `Deliver` included.
+    /// What `turn` said lately, `Deliver` included.
     pub said: Vec<Turn>,
 }
 
@@ -112,6 +112,10 @@ impl Loop {
         if turn == Turn::Deliver {
             assert!(!self.engine.completions().is_empty(), "Deliver has something to deliver");
             self.done.extend_from_slice(self.engine.completions());
+        }
+        // Bounded: an engine that spins would fill the machine's memory with its answers.
+        if self.said.len() == 4096 {
+            self.said.clear();
         }
         self.said.push(turn);
         turn

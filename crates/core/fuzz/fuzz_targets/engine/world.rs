@@ -99,7 +99,7 @@ impl<'a> World<'a> {
             } else {
                 [256 << 10, 128 << 10, 5 << 20]
             },
-            retain_bytes: 64 << 10,
+            retain_bytes: [64 << 10; 3],
         };
         let inline = if plan.inline_small {
             InlinePolicy { small_bytes: 10, alone_bytes: 2000, turn_bytes: 1000 }
