@@ -284,7 +284,14 @@ test.serial('what needs no memory for copies does not wait behind what waits for
   t.false(await isPending(others, 2000), 'they waited')
   t.true(mine.equals(content))
   // Memory is free again once there is something to read.
-  for (let i = 0; i < 3; i++) t.is(await stream.writeAt(mine, 0), 1000)
+  // One at a time: two writes that meet in the FIFO are one read.
+  const left = new Set(reads)
+  while (left.size > 0) {
+    t.is(await stream.writeAt(mine, 0), 1000)
+    // In an array: a promise that resolves with a promise would resolve with what that resolves with.
+    const [done] = await Promise.race([...left].map(async (read) => [read, await read] as const))
+    left.delete(done)
+  }
   await settled
   t.deepEqual(await Promise.all(reads), [1000, 1000, 1000])
   assertIdle(t, queue)

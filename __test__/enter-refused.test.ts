@@ -122,8 +122,8 @@ injectable(
   async (t) => {
     t.timeout(60_000)
     await each(['EBADF', 'EFAULT', 'EINVAL', 'ENXIO', 'EPERM'], async (errno) => {
-      // From the fourth: two opens and the pending ones went well.
-      const { ended, told } = await run(t, 'fails', `io_uring_enter:error=${errno}:when=4+`)
+      // From the sixth: two opens, which workers do, took two each, and the pending ones went well.
+      const { ended, told } = await run(t, 'fails', `io_uring_enter:error=${errno}:when=6+`)
       assertEnded(t, ended, {}, `after ${errno} it`)
       const [{ staged, pending, later, close } = {}] = told
       t.deepEqual(staged, Array(5).fill(`ERR_URING_FAILED ${errno} io_uring_enter`))
