@@ -176,6 +176,15 @@ test.serial(
   },
 )
 
+test('close({ timeoutMs: 0 }) cancels as many sleeps as there are slots', async (t) => {
+  const queue = ring(t, {}, 60_000)
+  const sleeps = Array.from({ length: 65_536 }, () => outcome(queue.sleep(1e6)))
+  await after(50)
+  t.is(queue.stats().inFlight, 65_536)
+  await queue.close({ timeoutMs: 0 })
+  t.deepEqual([...new Set(await Promise.all(sleeps))], ['ABORT_ERR'])
+})
+
 test.serial(
   'a thread that was busy for long does not make close() report ERR_URING_BUSY',
   async (t) => {

@@ -177,9 +177,13 @@ export async function settled(
   }
   if (timeoutMs > 0 && (await within(idle, timeoutMs))) return turns(1)
   cancel()
-  if (busy.pending > 0) await within(idle, CANCEL_GRACE_MS)
-  // The time may have passed while this thread was busy, with completions waiting to be taken.
-  for (let turn = 0; turn < TURNS_AFTER_GRACE && busy.pending > 0; turn++) await turns(1)
+  // As long as the kernel gives operations back, it will give the others back too.
+  for (let before = Infinity; busy.pending > 0 && busy.pending < before; ) {
+    before = busy.pending
+    await within(idle, CANCEL_GRACE_MS)
+    // That time may have passed while this thread was busy, with completions waiting to be taken.
+    for (let turn = 0; turn < TURNS_AFTER_GRACE && busy.pending > 0; turn++) await turns(1)
+  }
 }
 
 /** Lets the event loop come round. */

@@ -123,6 +123,13 @@ struct Slot {
     sqe: Sqe,
 }
 
+impl Slot {
+    fn target(&self, slot: u32) -> Target {
+        let timeout = matches!(self.held.payload.as_deref(), Some(Payload::Timeout { .. }));
+        Target { user_data: u64::from(self.generation) << 32 | u64::from(slot), timeout }
+    }
+}
+
 /// What a completion means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrived {
@@ -154,8 +161,17 @@ pub enum Cancelling {
     Nothing,
     /// It had not been submitted; it will complete with ECANCELED without a trip to the kernel.
     Doomed,
-    /// The kernel has to be asked, by this user_data.
-    Ask(u64),
+    /// The kernel has to be asked.
+    Ask(Target),
+}
+
+/// An operation that the kernel has, as a cancel names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its user_data.
+    pub user_data: u64,
+    /// Whether it is a timeout.
+    pub timeout: bool,
 }
 
 /// The slots.
@@ -253,9 +269,7 @@ impl InFlight {
                 place.state = State::Doomed;
                 Cancelling::Doomed
             }
-            State::Submitted | State::CutOff => {
-                Cancelling::Ask(u64::from(place.generation) << 32 | u64::from(slot))
-            }
+            State::Submitted | State::CutOff => Cancelling::Ask(place.target(slot)),
         }
     }
 
@@ -332,13 +346,12 @@ impl InFlight {
         self.busy == 0
     }
 
-    /// The user_data of every operation that is with the kernel.
-    pub fn submitted(&self) -> impl Iterator<Item = u64> {
-        self.slots
-            .iter()
-            .enumerate()
+    /// Every operation that is with the kernel.
+    pub fn submitted(&self) -> impl Iterator<Item = Target> {
+        (0..)
+            .zip(&self.slots)
             .filter(|(_, place)| matches!(place.state, State::Submitted | State::CutOff))
-            .map(|(slot, place)| u64::from(place.generation) << 32 | slot as u64)
+            .map(|(slot, place)| place.target(slot))
     }
 
     /// Keeps everything for ever: the kernel still holds it.

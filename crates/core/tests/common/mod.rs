@@ -27,9 +27,9 @@ pub use requests::*;
 /// many seconds for an fsync.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Says on stdout that a test could not be done here.
+/// Says on stdout that a test could not be done here; on a line of its own, whatever was begun there.
 pub fn skip(title: &str, reason: &str) {
-    println!("skipped: {title} — {reason}");
+    println!("\nskipped: {title} — {reason}");
 }
 
 /// Runs the test `name` in a process of its own, for what the tests beside it would disturb: looks at
