@@ -6,6 +6,7 @@ import { stripVTControlCharacters } from 'node:util'
 
 /** How a skipped test gives its reason; __test__/helpers/skip.ts writes the same. */
 const DASH = ' — '
+const SKIPPED = /^skipped: (.+)$/
 
 /** What cargo says while it works; failures are told in lines that begin otherwise. */
 const CARGO_PROGRESS = /^ +(Blocking|Compiling|Checking|Downloaded|Downloading|Finished|Updating) /
@@ -14,12 +15,16 @@ const PASSED_CARGO_TEST = /^test .* \.\.\. (ok|ignored.*)$/
 /** @typedef {{ title: string, reason: string }} Skip */
 /** @typedef {{ passed: number, failed: number, skips: Skip[] }} Counts */
 
-/** A command that has nothing to count is one check: its exit code. */
+/** A command that has nothing to count is one check: its exit code. It may skip itself, too. */
 export function exitCodeReader() {
+  const skips = []
   return {
-    line() {},
+    line(raw) {
+      const skipped = SKIPPED.exec(stripVTControlCharacters(raw))
+      if (skipped) skips.push(splitReason(skipped[1]))
+    },
     /** @returns {Counts} */
-    end: (ok) => ({ passed: ok ? 1 : 0, failed: ok ? 0 : 1, skips: [] }),
+    end: (ok) => ({ passed: ok && skips.length === 0 ? 1 : 0, failed: ok ? 0 : 1, skips }),
     status: () => '',
     worthShowing: (line) => !CARGO_PROGRESS.test(stripVTControlCharacters(line)),
   }
@@ -37,7 +42,7 @@ export function cargoReader() {
     line(raw) {
       const line = stripVTControlCharacters(raw)
       const result = /^test result: \w+\. (\d+) passed; (\d+) failed;/.exec(line)
-      const skipped = /^skipped: (.+)$/.exec(line)
+      const skipped = SKIPPED.exec(line)
       const ignored = /^test (.+) \.\.\. ignored(?:, (.*))?$/.exec(line)
       // A binary that was killed or left by exit() has no result line.
       if (/^ {2}process didn't exit successfully: /.test(line)) counts.failed += 1

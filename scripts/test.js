@@ -74,6 +74,7 @@ const fastSteps = [
     command: bin('ava', ...matches, ...(files.length > 0 ? files : ['__test__/*.test.ts'])),
     reader: avaReader,
   },
+  { name: 'fuzz', title: 'fuzz target, 30 s', command: ['node', 'scripts/fuzz.js'] },
 ]
 
 const slowMs = 4 * 60 * 60 * 1000
@@ -95,6 +96,36 @@ const slowSteps = [
     title: 'slow ava tests',
     command: bin('ava', '--timeout=1h', ...matches, ...(files.length > 0 ? files : slowFiles())),
     reader: avaReader,
+    timeoutMs: slowMs,
+  },
+  {
+    name: 'loom',
+    title: 'loom',
+    command: [
+      ...cargo('test', '-p', 'node-uring-core', '--test', 'loom_wakeup', '--release'),
+      ...['--config', 'build.rustflags=["--cfg","loom"]', '--target-dir', 'target/loom'],
+    ],
+    reader: cargoReader,
+    timeoutMs: slowMs,
+  },
+  {
+    name: 'asan',
+    title: 'core under AddressSanitizer',
+    command: ['node', 'scripts/asan.js', 'core'],
+    reader: cargoReader,
+    timeoutMs: slowMs,
+  },
+  {
+    name: 'asan',
+    title: 'addon under AddressSanitizer',
+    command: ['node', 'scripts/asan.js', 'addon'],
+    reader: avaReader,
+    timeoutMs: slowMs,
+  },
+  {
+    name: 'fuzz',
+    title: 'fuzz target, 10 minutes',
+    command: ['node', 'scripts/fuzz.js', '--seconds', '600'],
     timeoutMs: slowMs,
   },
 ].filter((step) => step.name !== 'ava' || files.length > 0 || slowFiles().length > 0)
