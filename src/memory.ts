@@ -72,6 +72,7 @@ export class Memory {
       this.#backend.disown(chunk)
       return undefined
     }
+    lookAtYoungMemory()
     return this.#stamped(arrayBuffer, chunk)
   }
 
@@ -116,6 +117,16 @@ export class Memory {
     if (refusal === REFUSED_UNKNOWN_CHUNK) throw uringError('ERR_URING_FREED')
     if (refusal === REFUSED_CLOSED) throw uringError('ERR_URING_CLOSED')
   }
+}
+
+/**
+ * V8 looks whether young ArrayBuffers hold too much memory, and collects the young generation if they
+ * do, only when it allocates an ArrayBuffer's memory itself (`Heap::AllocateExternalBackingStore`).
+ * Memory of ours would have it mark the whole heap, for every 68 results of 1 MiB: so it allocates a
+ * byte.
+ */
+function lookAtYoungMemory(): void {
+  new ArrayBuffer(1)
 }
 
 /** Whether the memory of an ArrayBuffer has gone elsewhere. */
