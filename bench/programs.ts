@@ -1,8 +1,8 @@
 /**
- * The sides without JavaScript: the floor of this project (bench/floor) and fio, each a child
+ * The sides that are processes: the floor of this project (bench/floor) and fio, each a child
  * process a round. They report their own times; starting them is not measured.
  */
-import { type ChildProcess, type ExecFileException, execFile } from 'node:child_process'
+import { type ChildProcess, type ExecFileException, execFile, fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { onExit } from './cleanup.js'
 import type { Cost, Side } from './harness.js'
@@ -119,4 +119,48 @@ export function endWithUs(child: ChildProcess): () => void {
     ended = true
     undo()
   }
+}
+
+/**
+ * A side that is a process of its own, running `program`, which answers with {@link answerRounds}.
+ * `end` ends it; otherwise it ends with us.
+ */
+export async function processSide<Answer extends Cost = Cost>(
+  name: string,
+  program: string,
+  args: string[],
+): Promise<{ name: string; run(operations: number): Promise<Answer>; end(): void }> {
+  const child = fork(program, args)
+  const forget = endWithUs(child)
+  const answer = <T>() =>
+    new Promise<T>((resolve, reject) => {
+      child.once('message', (message) => {
+        child.off('exit', gone)
+        resolve(message as T)
+      })
+      const gone = (code: number | null) => {
+        forget()
+        reject(new Error(`the side "${name}" ended with ${code}`))
+      }
+      child.once('exit', gone)
+    })
+  await answer<'ready'>()
+  return {
+    name,
+    run(operations) {
+      child.send(operations)
+      return answer<Answer>()
+    },
+    end() {
+      forget()
+      child.disconnect()
+    },
+  }
+}
+
+/** In such a process: does the rounds that are asked for, until nobody asks any more. */
+export function answerRounds(round: (operations: number) => Promise<Cost>): void {
+  process.on('message', async (operations: number) => process.send?.(await round(operations)))
+  process.on('disconnect', () => process.exit(0))
+  process.send?.('ready')
 }

@@ -7,14 +7,14 @@
  * Each side is a process of its own, since the memory of one would be forked by the other. The third
  * side has as much memory of Node's: what fork(2) costs that nobody keeps from it.
  */
-import { fork, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { Queue } from 'node-uring'
-import { type Cost, compete, inProcess, type Side, valueFinding } from './harness.js'
+import { type Cost, compete, inProcess, valueFinding } from './harness.js'
 import { describeHost } from './host.js'
-import { endWithUs } from './programs.js'
+import { answerRounds, processSide } from './programs.js'
 import { Progress } from './progress.js'
 import { cellTable, sideTable } from './report.js'
 import { directFile, scratchFolder } from './scratch.js'
@@ -44,10 +44,11 @@ async function main(): Promise<void> {
   const queue = new Queue()
   const path = directFile(folder, 'direct.bin', 2 * MIB, queue.alloc(MIB))
   await queue.close()
+  const here = fileURLToPath(import.meta.url)
   const sides = {
-    none: await childSide('no queue', 'none', path),
-    queue: await childSide('a queue with 256 MiB', 'queue', path),
-    buffers: await childSide('256 MiB of plain Buffers', 'buffers', path),
+    none: await processSide('no queue', here, ['none', path]),
+    queue: await processSide('a queue with 256 MiB', here, ['queue', path]),
+    buffers: await processSide('256 MiB of plain Buffers', here, ['buffers', path]),
   }
   const contest = { name: "spawnSync('true')", sides, rows: [] }
   const { measured } = await compete(contest, settings, progress)
@@ -75,32 +76,6 @@ ${sideTable([{ name: contest.name, measured }])}`)
   process.exit(0)
 }
 
-/** A side that is a process: it is asked for so many children and answers what one cost. */
-async function childSide(name: string, kind: Kind, path: string): Promise<Side> {
-  const program = fork(fileURLToPath(import.meta.url), [kind, path])
-  const forget = endWithUs(program)
-  const answer = <T>() =>
-    new Promise<T>((resolve, reject) => {
-      program.once('message', (message) => {
-        program.off('exit', gone)
-        resolve(message as T)
-      })
-      const gone = (code: number | null) => {
-        forget()
-        reject(new Error(`the side "${name}" ended with ${code}`))
-      }
-      program.once('exit', gone)
-    })
-  await answer<'ready'>()
-  return {
-    name,
-    run(operations) {
-      program.send(operations)
-      return answer<Cost>()
-    },
-  }
-}
-
 /** The process of a side: touches its memory, then makes children as it is asked to. */
 async function child(kind: Kind, path: string): Promise<void> {
   const kept: Buffer[] = []
@@ -124,11 +99,10 @@ async function child(kind: Kind, path: string): Promise<void> {
       if (status !== 0) throw error ?? new Error(`true ended with ${status}`)
     }
   })
-  process.on('message', async (operations: number) => {
+  answerRounds(async (operations) => {
     const cost = await side.run(operations)
     // The memory is alive to the end of the round.
     if (kept.some((buffer) => buffer.length === 0)) throw new Error('memory went away')
-    process.send?.(cost)
+    return cost
   })
-  process.send?.('ready')
 }

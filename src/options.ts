@@ -105,7 +105,7 @@ export function engineOptions(given: QueueOptions = {}): EngineOptions {
     bounceBytes: integer(given.bounceBytes, 'bounceBytes', 64 * MIB, 2 * MIB, ARENA_BYTES_MAX),
     resultBytes: integer(given.resultBytes, 'resultBytes', GIB, 0, ARENA_BYTES_MAX),
     inlineSmallBytes: integer(inline.smallBytes, 'inline.smallBytes', 64 * KIB, 0, UINT32_MAX),
-    inlineAloneBytes: integer(inline.aloneBytes, 'inline.aloneBytes', 256 * KIB, 0, UINT32_MAX),
+    inlineAloneBytes: integer(inline.aloneBytes, 'inline.aloneBytes', MIB, 0, UINT32_MAX),
     inlineTurnBytes: integer(inline.turnBytes, 'inline.turnBytes', 128 * KIB, 0, UINT32_MAX),
     boundedWorkers: integer(workers.bounded, 'workers.bounded', 0, 0, 65535),
     unboundedWorkers: integer(workers.unbounded, 'workers.unbounded', 0, 0, 65535),

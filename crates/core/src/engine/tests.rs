@@ -4,9 +4,11 @@
 
 use std::fs::File;
 use std::os::fd::IntoRawFd;
+use std::time::Duration;
 
 use super::*;
 use crate::arena::Pool;
+use crate::operation::{LINK, Opcode, Request};
 
 const CANCELED: i32 = -libc::ECANCELED;
 

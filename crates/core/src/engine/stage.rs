@@ -1,0 +1,132 @@
+//! Taking operations in, and cancelling them.
+
+use std::os::fd::AsRawFd;
+
+use io_uring::{opcode, types};
+
+use super::{Engine, Life, REGISTERED_SLABS};
+use crate::arena::{ChunkId, Registration};
+use crate::files::FileHandle;
+use crate::in_flight::{Cancelling, Held, Payload, SLOTS_MAX, Target};
+use crate::operation::{self, HARDLINK, LINK, Opcode, Prepared, Refusal, Request};
+
+/// Slabs past this size are not pinned: it would hold the thread up for too long.
+const REGISTERED_SLAB_BYTES_MAX: usize = 16 << 20;
+
+impl Engine {
+    /// Checks an operation and takes hold of what it touches; the next submission carries it.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then nothing is held and the slot is as it was. A chain that was to go on with
+    /// it is cancelled whole: its operations complete with ECANCELED, and the next begins anew.
+    #[inline]
+    pub fn stage(&mut self, request: &Request) -> Result<(), Refusal> {
+        let staged = self.take_in(request);
+        if staged.is_err() && self.open_chain > 0 {
+            self.cancel_open_chain();
+        }
+        staged
+    }
+
+    #[cold]
+    fn cancel_open_chain(&mut self) {
+        let members = self.staged.len() - self.open_chain..;
+        for &slot in self.staged.range(members) {
+            self.in_flight.cancel(slot);
+            self.in_flight.end_chain(slot);
+        }
+        self.open_chain = 0;
+    }
+
+    #[inline]
+    fn take_in(&mut self, request: &Request) -> Result<(), Refusal> {
+        match self.life {
+            Life::Running => {}
+            Life::Failed { .. } => return Err(Refusal::Failed),
+            Life::Closed => return Err(Refusal::Closed),
+        }
+        if request.slot >= SLOTS_MAX {
+            return Err(Refusal::SlotRange);
+        }
+        if !self.in_flight.is_free(request.slot) {
+            return Err(Refusal::SlotBusy);
+        }
+        let (opcode, flags) = operation::decode(request.opcode)?;
+        if self.open_chain + 1 > self.ring.granted().entries as usize {
+            return Err(Refusal::ChainTooLong);
+        }
+        let prepared = match opcode {
+            Opcode::Close => self.prepare_close(request, flags)?,
+            Opcode::Read | Opcode::Write if request.chunk != 0 => {
+                self.register_slab_of(request);
+                operation::prepare(request, opcode, flags, &mut self.arena, &mut self.files)?
+            }
+            _ => operation::prepare(request, opcode, flags, &mut self.arena, &mut self.files)?,
+        };
+        self.open_chain = if prepared.linked { self.open_chain + 1 } else { 0 };
+        self.in_flight.launch(request.slot, prepared);
+        self.staged.push_back(request.slot);
+        Ok(())
+    }
+
+    /// A close takes the file out of the table first, so that nothing staged later can reach it.
+    fn prepare_close(&mut self, request: &Request, flags: u32) -> Result<Prepared, Refusal> {
+        if flags & (LINK | HARDLINK) != 0 {
+            return Err(Refusal::Argument);
+        }
+        let (descriptor, place) = self.files.remove(FileHandle::from_number(request.file))?;
+        if let Some(place) = place {
+            // The registered table has a reference of its own, which would keep the file open.
+            let _ = self.ring.update_file(place, -1);
+        }
+        let entry = opcode::Close::new(types::Fd(descriptor.as_raw_fd())).build();
+        let entry = entry.flags(operation::sqe_flags(flags));
+        let mut held = Held::default();
+        held.keep(Payload::Closing(descriptor));
+        Ok(Prepared { entry, held, linked: false, inline_bytes: 0 })
+    }
+
+    /// Pins the slab of a direct operation's chunk when it is first used for one.
+    #[inline]
+    fn register_slab_of(&mut self, request: &Request) {
+        if !matches!(self.buffer_table, Some(Ok(()))) {
+            return;
+        }
+        let Ok((number, memory, Registration::Untried)) =
+            self.arena.slab(ChunkId::from_number(request.chunk))
+        else {
+            return;
+        };
+        if !self.files.is_direct(FileHandle::from_number(request.file)) {
+            return;
+        }
+        let fits = number < REGISTERED_SLABS && memory.len() <= REGISTERED_SLAB_BYTES_MAX;
+        let registered = fits && self.ring.update_buffer(number, Some(memory)).is_ok();
+        let outcome = if registered { Registration::Registered } else { Registration::Refused };
+        self.arena.set_registration(number, outcome);
+    }
+
+    /// Cancels the operation at `slot`. It completes with ECANCELED, or with its true result when it
+    /// was faster. Returns whether there was one.
+    pub fn cancel(&mut self, slot: u32) -> bool {
+        match self.in_flight.cancel(slot) {
+            Cancelling::Nothing => false,
+            Cancelling::Doomed => true,
+            Cancelling::Ask(target) => {
+                self.ask_to_cancel(target);
+                true
+            }
+        }
+    }
+
+    /// Those are first that the kernel finds first. It looks for a timeout from the oldest on
+    /// (`io_timeout_extract`), for all else in a hash table whose lists begin with the newest
+    /// (`io_poll_find`). The other way round, 65,536 operations take it many seconds.
+    pub(super) fn ask_to_cancel(&mut self, target: Target) {
+        if target.timeout {
+            self.cancels.push_front(target.user_data);
+        } else {
+            self.cancels.push_back(target.user_data);
+        }
+    }
+}
