@@ -127,17 +127,19 @@ export class FileState {
 
   async #close(timeoutMs: number | undefined): Promise<void> {
     this.closed = true
-    await this.drain(timeoutMs)
+    await settled(this, timeoutMs, () => this.operations.cancel((op) => op.file === this))
+    if (this.pending === 0) return this.#end()
+    // The descriptor goes when the kernel has given all of them back, or with the queue.
+    settled(this, undefined, () => {})
+      .then(() => this.#end())
+      .catch(() => {})
+    throw uringError('ERR_URING_BUSY', { held: this.operations.describe((op) => op.file === this) })
+  }
+
+  async #end(): Promise<void> {
     const result = await this.operations.call(OP_CLOSE, this, 0, 0, 0, undefined, true)
     this.onClosed?.()
     if (typeof result === 'number' && result < 0) throw systemError(result, 'close')
-  }
-
-  /** Waits until nothing is under way; with a time, cancels what still is then. */
-  async drain(timeoutMs: number | undefined): Promise<void> {
-    await settled(this, timeoutMs, () => this.operations.cancel((op) => op.file === this))
-    if (this.pending === 0) return
-    throw uringError('ERR_URING_BUSY', { held: this.operations.describe((op) => op.file === this) })
   }
 
   /** Cancels reads, which may never end by themselves; writes are left alone. */
@@ -399,8 +401,8 @@ export class File {
 
   /**
    * Closes the file when what is in flight on it has settled. With `timeoutMs` it cancels what has
-   * not by then. What the kernel will not give back is named by `ERR_URING_BUSY`. Calls after the
-   * first return the same promise. close(2).
+   * not by then. What the kernel will not give back is named by `ERR_URING_BUSY`; the descriptor is
+   * closed when it has. Calls after the first return the same promise. close(2).
    */
   close(options?: CloseOptions): Promise<void> {
     const timeoutMs = closeTimeout(options)

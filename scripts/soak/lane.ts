@@ -51,11 +51,10 @@ export interface Counts {
   aborted: number
   detached: number
   held: number
-  cutShort: number
 }
 
 export function noCounts(): Counts {
-  return { steps: 0, bytesRead: 0, bytesWritten: 0, aborted: 0, detached: 0, held: 0, cutShort: 0 }
+  return { steps: 0, bytesRead: 0, bytesWritten: 0, aborted: 0, detached: 0, held: 0 }
 }
 
 interface Lock {
@@ -267,8 +266,7 @@ export class Lane {
     } catch (thrown) {
       const error = thrown as Failure
       const code = error.code ?? ''
-      // ECANCELED: known of stat(), where the others have an AbortError.
-      const cancelled = ['ABORT_ERR', 'EBADF', 'ECANCELED', 'ERR_URING_CLOSED'].includes(code)
+      const cancelled = ['ABORT_ERR', 'EBADF', 'ERR_URING_CLOSED'].includes(code)
       if (cancelled && this.#cancelling) {
         this.counts.aborted++
         if (code === 'ERR_URING_CLOSED' && what.startsWith('write')) this.#lost = true
@@ -284,8 +282,6 @@ export class Lane {
       await closed
     } catch (error) {
       const { code } = error as Failure
-      // Known: the close of the queue cancels the close of a file that is under way.
-      if (code === 'ECANCELED') return
       // A slow disk: the kernel may hold a write for longer than a close waits.
       if (code !== 'ERR_URING_BUSY') throw error
       this.counts.held++
@@ -394,16 +390,8 @@ export class Lane {
     this.#done(whole, arena)
   }
 
-  /**
-   * Known and tolerated until it is fixed: a plain read in pieces that is cancelled between its first
-   * two resolves with the first one's length, and is no AbortError.
-   */
   #expectCount(count: number, expected: number, what: string): void {
-    if (count === expected) return
-    if (!this.#cancelling || count === 0 || count > expected || expected < 1 << 20) {
-      throw new Wrong(`${what}: ${count} bytes in place of ${expected}`)
-    }
-    this.counts.cutShort++
+    if (count !== expected) throw new Wrong(`${what}: ${count} bytes in place of ${expected}`)
   }
 
   #verifyGuard(bytes: Buffer, what: string): void {

@@ -170,9 +170,7 @@ async function phase(scene: Scene, lanes: Lane[], travelling: Lane[], ms: number
     await after(50)
     const { inFlight, pending, waiting, stale, files, memory } = queue.stats()
     const used = [memory.alloc, memory.bounce, memory.result].map(({ usedBytes }) => usedBytes)
-    // Known: the descriptor of a file whose close was busy stays open until the queue's own close.
-    const forgotten = Math.max(0, files - totals(scene).held)
-    left = { inFlight, pending, waiting, stale, files: forgotten, used }
+    left = { inFlight, pending, waiting, stale, files, used }
     if (isDeepStrictEqual(left, atRest)) break
   }
   if (!isDeepStrictEqual(left, atRest)) {
