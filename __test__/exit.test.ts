@@ -79,6 +79,39 @@ test.serial(
   },
 )
 
+test.serial('memory that a worker still had is unmapped when it has ended', async (t) => {
+  t.timeout(60_000)
+  const program = `
+    const { readFileSync } = require('node:fs')
+    const { Worker } = require('node:worker_threads')
+    const mappedMiB = () =>
+      Number(readFileSync('/proc/self/status', 'utf8').match(/VmSize:\\s*(\\d+)/)[1]) / 1024
+    const cycle = (ends) => new Promise((resolve) => {
+      const worker = new Worker(\`
+        const { parentPort, workerData } = require('node:worker_threads')
+        const { Queue } = require('node-uring')
+        const queue = new Queue()
+        globalThis.kept = [queue.alloc(1), queue.alloc(32 << 20)]
+        queue.nop().then(() => queue.nop()).then(() => parentPort.postMessage('has it'))
+        if (workerData === 'terminated') setInterval(() => {}, 1000)\`, { eval: true, workerData: ends })
+      worker.on('message', () => ends === 'terminated' && worker.terminate())
+      worker.on('exit', resolve)
+    })
+    const main = async () => {
+      const after = []
+      for (let i = 0; i < 24; i++) {
+        await cycle(i % 2 === 0 ? 'terminated' : 'by itself')
+        after.push(mappedMiB())
+      }
+      console.log(JSON.stringify(after))
+    }
+    main()`
+  const after = await childJson<number[]>(program, { commonjs: true, timeoutMs: 50_000 })
+  const [warm, last] = [after[7]!, after[23]!]
+  // Those of the last 16 would be 512 MiB.
+  t.true(last < warm + 100, `${warm}, then ${last} MiB`)
+})
+
 test.serial('what a worker wrote and synced before it was terminated is in the file', async (t) => {
   t.timeout(30_000)
   const file = path.join(folder(t), 'file')

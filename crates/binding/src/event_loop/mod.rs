@@ -16,6 +16,7 @@ use napi::bindgen_prelude::{ArrayBuffer, FnArgs, Function};
 use napi::{Env, JsValue, sys};
 use node_uring_core::{Completion, Engine, Turn};
 
+use crate::stage::exposed;
 use uv::{Handle, Kind, Uv};
 
 /// How long the end of an environment waits for the kernel to let go of what was cancelled. What it
@@ -222,6 +223,7 @@ impl Shared {
         self.pumping.set(true);
         self.take_turns();
         self.pumping.set(false);
+        exposed::end_turn(self.env);
         self.update_reference();
     }
 

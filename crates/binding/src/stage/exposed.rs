@@ -5,8 +5,10 @@
 //! even if the memory lives on: `ArrayBuffer.prototype.transfer` (Node 22) makes a buffer that can be
 //! posted to another thread. So when Node finalizes the first buffer at the end of an environment we
 //! look at all the others, which it has not touched yet: one that is detached or gone, and was not
-//! given back, was moved, and its memory is kept mapped for ever. So is that of the first, of which
-//! we cannot know; where buffers cannot be moved (Node 20) nothing is kept.
+//! given back, was moved, and its memory is kept mapped for ever. Of the first we cannot know, and
+//! Node begins with the newest: so after each turn in which something was exposed, the newest is made
+//! one that nobody has. (When a thread is ended within such a turn, the memory of the first is kept,
+//! too.) Where buffers cannot be moved (Node 20) nothing is kept.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -48,6 +50,14 @@ struct Registry {
     movable: bool,
     /// Whether the environment has begun to end, and moved buffers were seen to.
     ending: bool,
+    /// The buffer that nobody has, and whether it is the newest.
+    guard: Option<Guard>,
+    guarded: bool,
+}
+
+/// A buffer over a byte of its own, made for being finalized first.
+struct Guard {
+    buffer: sys::napi_ref,
 }
 
 thread_local! {
@@ -72,6 +82,7 @@ pub unsafe fn expose(
             registry.movable = can_move(env);
         }
         registry.next += 1;
+        registry.guarded = false;
         registry.next
     });
     let start = address.as_ptr() as usize;
@@ -104,7 +115,7 @@ unsafe extern "C" fn finalized(env: sys::napi_env, _: *mut c_void, hint: *mut c_
     // SAFETY: the hint of `expose`, passed once.
     let exposed = unsafe { Box::from_raw(hint.cast::<Exposed>()) };
     if !REGISTRY.with_borrow(|registry| registry.ending) && is_ending(env) {
-        keep_moved(env, &exposed);
+        keep_moved(env, Some(exposed.number));
     }
     let live = REGISTRY.with_borrow_mut(|registry| {
         let is_this = registry.live.get(&exposed.address)?.number == exposed.number;
@@ -133,9 +144,61 @@ fn forget(env: sys::napi_env, live: Option<Live>) {
     }
 }
 
-/// The environment ends: keeps the memory of buffers that were moved. Called for the first of them
-/// that Node finalizes, when it has detached that one and no other.
-fn keep_moved(env: sys::napi_env, first: &Exposed) {
+/// The turn is over. If something was exposed in it, makes the newest buffer one that nobody has.
+pub fn end_turn(env: sys::napi_env) {
+    let before = REGISTRY.with_borrow_mut(|registry| {
+        if registry.guarded || !registry.movable || registry.ending {
+            return None;
+        }
+        registry.guarded = true;
+        Some(registry.guard.take())
+    });
+    let Some(before) = before else { return };
+    let Some(_scope) = Scope::open(env) else { return };
+    let guard = make_guard(env);
+    if let Some(Guard { buffer }) = before {
+        // SAFETY: made by `make_guard` and deleted once.
+        unsafe { sys::napi_delete_reference(env, buffer) };
+    }
+    REGISTRY.with_borrow_mut(|registry| registry.guard = guard);
+}
+
+fn make_guard(env: sys::napi_env) -> Option<Guard> {
+    let byte = Box::into_raw(Box::new(0_u8));
+    let (mut value, mut buffer) = (ptr::null_mut(), ptr::null_mut());
+    // SAFETY: `byte` is freed by `guard_finalized`, once, when the buffer is gone; a handle scope is
+    // open; out-pointers are locals. The reference is strong: the buffer stays until it is replaced.
+    unsafe {
+        let made = sys::napi_create_external_arraybuffer(
+            env,
+            byte.cast(),
+            1,
+            Some(guard_finalized),
+            ptr::null_mut(),
+            &raw mut value,
+        );
+        if !check(made) {
+            drop(Box::from_raw(byte));
+            return None;
+        }
+        let kept = sys::napi_create_reference(env, value, 1, &raw mut buffer);
+        check(kept).then_some(Guard { buffer })
+    }
+}
+
+/// A guard was replaced and collected, or its environment ends: then none of the others has been
+/// touched.
+unsafe extern "C" fn guard_finalized(env: sys::napi_env, byte: *mut c_void, _: *mut c_void) {
+    // SAFETY: made by `make_guard`, passed once.
+    drop(unsafe { Box::from_raw(byte.cast::<u8>()) });
+    if !REGISTRY.with_borrow(|registry| registry.ending) && is_ending(env) {
+        keep_moved(env, None);
+    }
+}
+
+/// The environment ends: keeps the memory of buffers that were moved. `first` is the one that Node
+/// finalizes first, if it is one of them: it has detached that one and no other.
+fn keep_moved(env: sys::napi_env, first: Option<u64>) {
     let Some(_scope) = Scope::open(env) else { return };
     REGISTRY.with_borrow_mut(|registry| {
         registry.ending = true;
@@ -144,7 +207,7 @@ fn keep_moved(env: sys::napi_env, first: &Exposed) {
         }
         for live in registry.live.values().filter(|live| live.env == env) {
             // Of the first we cannot know who detached it.
-            if live.number == first.number || was_moved(live) {
+            if Some(live.number) == first || was_moved(live) {
                 std::mem::forget(Rc::clone(&live.mapping));
             }
         }

@@ -4,7 +4,7 @@
 //! A raw call costs 10-20 ns, a napi-rs method 225. The memory of a caller's buffer is looked up and
 //! copied from or to within one call; its address is never kept and never given to the kernel.
 
-mod exposed;
+pub mod exposed;
 
 use std::ffi::{CStr, c_void};
 use std::ptr;
