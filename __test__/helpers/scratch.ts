@@ -57,13 +57,19 @@ export function loopMount(
   const image = path.join(folder(t, '/dev/shm'), 'image')
   fs.closeSync(fs.openSync(image, 'w'))
   fs.truncateSync(image, 320 << 20)
-  const losetup = ['--find', '--show', '--sector-size', String(sectorBytes), image]
-  const device = execFileSync('losetup', losetup, { encoding: 'utf8' }).trim()
-  t.teardown(() => execFileSync('losetup', ['--detach', device]))
+  const device = loopDevice(t, image, sectorBytes)
   const [command, ...args] = mkfs
   execFileSync(command, [...args, device], { stdio: 'pipe' })
   const at = folder(t)
   execFileSync('mount', [device, at])
   t.teardown(() => execFileSync('umount', ['--lazy', at]))
   return at
+}
+
+/** A loop device over a file. Needs root. */
+export function loopDevice(t: Teardown, image: string, sectorBytes: 512 | 4096 = 512): string {
+  const losetup = ['--find', '--show', '--sector-size', String(sectorBytes), image]
+  const device = execFileSync('losetup', losetup, { encoding: 'utf8' }).trim()
+  t.teardown(() => execFileSync('losetup', ['--detach', device]))
+  return device
 }

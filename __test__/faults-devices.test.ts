@@ -1,0 +1,155 @@
+// Devices that fail and file systems that stand still: loop devices that the test makes.
+
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import fs from 'node:fs'
+import path from 'node:path'
+import test from 'ava'
+import { assertEnded, runChild, story } from './helpers/child.js'
+import { pattern } from './helpers/random.js'
+import { assertIdle, rejection, ring } from './helpers/ring.js'
+import { folder, loopDevice, loopMount, scratch, tmpfs } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
+
+const MIB = 1 << 20
+
+const loopTest = needs(test.serial, { root: true, commands: ['losetup', 'mount', 'umount'] })
+
+loopTest(
+  'a device whose backing was cut off fails reads with EIO, direct and buffered',
+  async (t) => {
+    const image = path.join(folder(t, '/dev/shm'), 'image')
+    const content = pattern(4 * MIB)
+    fs.writeFileSync(image, content)
+    const device = loopDevice(t, image)
+    fs.truncateSync(image, MIB)
+    const queue = ring(t)
+    for (const direct of [true, false]) {
+      const file = await queue.open(device, 'r', { direct })
+      const there = queue.alloc(64 << 10)
+      t.is(await file.readAt(there, 0), there.length)
+      t.is(there.compare(content.subarray(0, there.length)), 0)
+      for (const buffer of [queue.alloc(4096), Buffer.alloc(4096), Buffer.alloc(2 * MIB)]) {
+        const error = await rejection(file.readAt(buffer, 2 * MIB))
+        t.is(error.message, 'EIO: i/o error, read', `direct: ${direct}`)
+      }
+      t.is((await rejection(file.bytesAt(3 * MIB, MIB))).code, 'EIO')
+      // It begins where there is something: what was read first is not passed off as all there is.
+      t.is((await rejection(file.bytesAt(0, 4 * MIB))).code, 'EIO')
+      t.is((await file.bytesAt(MIB / 2, 4096)).compare(content, MIB / 2, MIB / 2 + 4096), 0)
+      await file.close()
+    }
+    assertIdle(t, queue)
+  },
+)
+
+loopTest(
+  'a device that cannot store what was written says EIO when that is asked for',
+  async (t) => {
+    // The image is sparse, and there is no room for what is written to it.
+    const image = path.join(tmpfs(t, MIB), 'image')
+    fs.writeFileSync(image, '')
+    fs.truncateSync(image, 16 * MIB)
+    const device = loopDevice(t, image)
+    const queue = ring(t)
+    const buffered = await queue.open(device, 'r+')
+    t.is(await buffered.writeAt(pattern(4 * MIB), 0), 4 * MIB, 'into the page cache')
+    t.is((await rejection(buffered.sync())).message, 'EIO: i/o error, fsync')
+    const synced = await rejection(buffered.writeAt(pattern(4 * MIB), 4 * MIB, { datasync: true }))
+    t.is(synced.message, 'EIO: i/o error, fdatasync')
+    t.is(synced.bytesWritten, 4 * MIB)
+    const direct = await queue.open(device, 'r+', { direct: true })
+    const source = queue.alloc(4 * MIB)
+    source.set(pattern(4 * MIB))
+    const error = await rejection(direct.writeAt(source, 8 * MIB))
+    t.regex(error.message, /^(EIO: i\/o error|ENOSPC: no space left on device), write$/)
+    t.true((error.bytesWritten as number) < 4 * MIB)
+    assertIdle(t, queue)
+  },
+)
+
+/** Writes to a file system that is frozen meanwhile, and says what came of it. */
+const FROZEN = `
+import fs from 'node:fs'
+import { Queue } from 'node-uring'
+const [name, own] = process.argv.slice(1)
+const code = (promise) => promise.then((value) => ({ value }), (error) => error)
+const queue = new Queue()
+const frozen = await queue.open(name, 'r+')
+const other = await queue.open(own, 'w+')
+const go = new Promise((resolve) => process.once('SIGUSR2', resolve))
+const keep = setInterval(() => {}, 1000)
+console.log('ready')
+await go
+clearInterval(keep)
+const writes = [frozen.writeAt(Buffer.alloc(5000, 7), 0), frozen.writeAt(queue.alloc(4096).fill(8), 8192)].map(code)
+await queue.sleep(100)
+let others = 0
+for (let i = 0; i < 100; i++) {
+  others += await other.writeAt(Buffer.alloc(100, i), i * 100)
+  await other.readAt(Buffer.alloc(100), i * 100)
+}
+const from = performance.now()
+const { code: file } = await code(frozen.close({ timeoutMs: 0 }))
+const { code: close, held, message } = await code(queue.close({ timeoutMs: 0 }))
+const ms = performance.now() - from
+const settled = (await Promise.all(writes)).map(({ code }) => code)
+console.log(JSON.stringify({ others, file, close, held, message, ms, settled }))
+`
+
+needs(test.serial, {
+  root: true,
+  commands: ['losetup', 'mount', 'umount', 'mkfs.ext4', 'fsfreeze'],
+})(
+  'a frozen file system is named by close({ timeoutMs }), and the end of the program waits for its thaw',
+  async (t) => {
+    t.timeout(60_000)
+    const at = loopMount(t, ['mkfs.ext4', '-q', '-F'], 512)
+    const name = path.join(at, 'file')
+    fs.writeFileSync(name, Buffer.alloc(20_000))
+    // Whoever writes there cannot be killed: another process thaws it, whatever becomes of this one.
+    const thaw = ['fsfreeze', '--unfreeze', at] as const
+    const watchdog = spawn('sh', ['-c', 'sleep 30; exec "$@"', 'sh', ...thaw], {
+      detached: true,
+      stdio: 'ignore',
+    })
+    t.teardown(() => {
+      spawnSync(thaw[0], thaw.slice(1), { stdio: 'ignore' })
+      if (watchdog.pid !== undefined) process.kill(-watchdog.pid, 'SIGKILL')
+    })
+    let thawed = false
+    const ended = await runChild(FROZEN, {
+      args: [name, scratch(t)],
+      timeoutMs: 40_000,
+      onLine(line, child) {
+        if (line === 'ready') {
+          execFileSync('fsfreeze', ['--freeze', at])
+          child.kill('SIGUSR2')
+        } else {
+          setTimeout(() => {
+            thawed = child.exitCode === null && child.signalCode === null
+            execFileSync(thaw[0], thaw.slice(1))
+          }, 1000)
+        }
+      },
+    })
+    assertEnded(t, ended)
+    t.true(thawed, `it ended before the thaw: ${story(ended)}`)
+    const told = JSON.parse(ended.stdout.split('\n')[1] ?? '{}')
+    t.is(told.others, 10_000, 'other files go on')
+    t.is(told.file, 'ERR_URING_BUSY')
+    t.is(told.close, 'ERR_URING_BUSY')
+    t.deepEqual(told.held, ['2 writes'])
+    t.is(told.message, 'Closed, but the kernel still holds 2 writes')
+    t.true(told.ms < 10_000, `${told.ms} ms`)
+    t.deepEqual(told.settled, ['ERR_URING_CLOSED', 'ERR_URING_CLOSED'])
+    // The kernel did each or did not, from memory that was still the program's.
+    const content = fs.readFileSync(name)
+    for (const [from, to, byte] of [
+      [0, 5000, 7],
+      [8192, 12_288, 8],
+    ] as const) {
+      const what = new Set(content.subarray(from, to))
+      t.true(what.size === 1 && (what.has(byte) || what.has(0)), `${from}: ${[...what]}`)
+    }
+  },
+)
