@@ -135,15 +135,35 @@ pub struct Ring {
     pub(crate) offered_max: u32,
 }
 
+/// Where RLIMIT_MEMLOCK is small, the submission queue is not made smaller than this: with it the
+/// queues take two pages.
+const ENTRIES_MIN: u32 = 8;
+
 impl Ring {
-    /// Sets a ring up with the best of `wish` that the kernel accepts.
+    /// Sets a ring up with the best of `wish` that the kernel accepts. Where the queues are more than
+    /// RLIMIT_MEMLOCK allows they are made smaller: [`Self::granted`] has their sizes.
     ///
     /// # Errors
     /// The errno of `io_uring_setup(2)`: ENOSYS and EPERM where `io_uring` is missing or forbidden,
-    /// ENOMEM where RLIMIT_MEMLOCK is too small (before 5.12), EMFILE; EINVAL when even a plain ring
+    /// ENOMEM where RLIMIT_MEMLOCK is too small even for 8 entries, EMFILE; EINVAL when even a plain ring
     /// is refused; EOPNOTSUPP where IORING_FEAT_NODROP (5.5) is missing, without which completions
     /// can be lost.
-    pub fn new(wish: Setup) -> io::Result<Self> {
+    pub fn new(mut wish: Setup) -> io::Result<Self> {
+        loop {
+            match Self::of_size(wish) {
+                // At once much smaller: other rings of this user share what is left.
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ENOMEM) && wish.entries > ENTRIES_MIN =>
+                {
+                    wish.entries = (wish.entries / 4).max(ENTRIES_MIN);
+                    wish.cq_entries = (wish.cq_entries / 4).max(2 * wish.entries);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn of_size(wish: Setup) -> io::Result<Self> {
         let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
         for rung in wish.ladder() {
             match rung.build() {

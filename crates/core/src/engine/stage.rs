@@ -101,8 +101,18 @@ impl Engine {
             return;
         }
         let fits = number < REGISTERED_SLABS && memory.len() <= REGISTERED_SLAB_BYTES_MAX;
-        let registered = fits && self.ring.update_buffer(number, Some(memory)).is_ok();
-        let outcome = if registered { Registration::Registered } else { Registration::Refused };
+        let refused = if fits { self.ring.update_buffer(number, Some(memory)).err() } else { None };
+        let outcome = if fits && refused.is_none() {
+            Registration::Registered
+        } else {
+            Registration::Refused
+        };
+        if let Some(error) = refused
+            && self.arena.registered_bytes() == 0
+        {
+            // Not even the first: RLIMIT_MEMLOCK has no room for any.
+            self.buffer_table = Some(Err(error.raw_os_error().unwrap_or(libc::ENOMEM)));
+        }
         self.arena.set_registration(number, outcome);
     }
 
