@@ -142,6 +142,33 @@ test('what was freed once is not freed again, and an operation on it is refused'
   )
 })
 
+test('memory is freed at the end of a block that uses it', async (t) => {
+  const queue = ring(t)
+  const used = () => queue.stats().memory.alloc.usedBytes
+  let kept: Buffer | undefined
+  {
+    using buffer = queue.alloc(4096)
+    t.is(used(), 4096)
+    kept = buffer
+  }
+  t.is(kept.length, 0)
+  t.is(used(), 0)
+  // Again, or after free, there is nothing to do.
+  const again = queue.alloc(1)
+  queue.free(again)
+  again[Symbol.dispose]()
+  queue.alloc(0)[Symbol.dispose]()
+  // In flight it is refused, as free is.
+  const file = await queue.open(fifo(t), 'r+')
+  const busy = queue.alloc(8)
+  const reading = file.readAt(busy, 0)
+  t.throws(() => busy[Symbol.dispose](), { code: 'ERR_URING_IN_FLIGHT' })
+  await file.writeAt(Buffer.alloc(8), 0)
+  await reading
+  busy[Symbol.dispose]()
+  t.is(used(), 0)
+})
+
 test('free takes nothing that is not from alloc of this queue', (t) => {
   const queue = ring(t)
   const others = [

@@ -11,6 +11,7 @@ export {
 } from './errors.js'
 export { type CloseOptions, File, type WriteOptions } from './file.js'
 export type { RoundTripSummary } from './histogram.js'
+export type { AllocBuffer } from './memory.js'
 export type { QueueOptions, TaskRun } from './options.js'
 export {
   type Capabilities,

@@ -40,6 +40,18 @@ class Stamp extends Returning {
   }
 }
 
+/** Memory from {@link Queue.alloc}: `using buffer = queue.alloc(4096)` frees it with the block. */
+export type AllocBuffer = Buffer & Disposable
+
+function disposable(buffer: Buffer): AllocBuffer {
+  return Object.defineProperty(buffer, Symbol.dispose, { value: dispose }) as AllocBuffer
+}
+
+/** Frees the buffer that it is called on, unless that was done before. */
+function dispose(this: Buffer): void {
+  if (!isDetached(this.buffer)) Stamp.of(this)?.owner.free(this)
+}
+
 /** The memory of one queue. */
 export class Memory {
   readonly #backend: Backend
@@ -51,7 +63,7 @@ export class Memory {
   }
 
   /** See {@link Queue.alloc}. `length` has been checked. */
-  alloc(length: number): Buffer {
+  alloc(length: number): AllocBuffer {
     if (length === 0) return this.#stamped(new ArrayBuffer(0), 0)
     const chunk = this.#backend.take(POOL_ALLOC, length)
     if (chunk <= TAKE_ERRNO) throw systemError(TAKE_ERRNO - chunk, 'mmap')
@@ -62,11 +74,11 @@ export class Memory {
       })
     }
     // A runtime without external ArrayBuffers: plain memory, which every operation bounces.
-    return this.wrap(chunk, length) ?? Buffer.alloc(length)
+    return this.wrap(chunk, length) ?? disposable(Buffer.alloc(length))
   }
 
   /** A Buffer over `length` bytes of a chunk, which it owns; undefined where that cannot be. */
-  wrap(chunk: number, length: number): Buffer | undefined {
+  wrap(chunk: number, length: number): AllocBuffer | undefined {
     const arrayBuffer = this.#backend.expose(chunk, length)
     if (!(arrayBuffer instanceof ArrayBuffer)) {
       this.#backend.disown(chunk)
@@ -76,13 +88,13 @@ export class Memory {
     return this.#stamped(arrayBuffer, chunk)
   }
 
-  #stamped(arrayBuffer: ArrayBuffer, chunk: number): Buffer {
+  #stamped(arrayBuffer: ArrayBuffer, chunk: number): AllocBuffer {
     const allocation: Allocation = { chunk, owner: this }
     new Stamp(arrayBuffer, allocation)
     const buffer = Buffer.from(arrayBuffer)
     // On the Buffer too: most operations are given this very object, and need not look further.
     new Stamp(buffer, allocation)
-    return buffer
+    return disposable(buffer)
   }
 
   /** The chunk under a view, or 0 when it is not over memory of this queue. */

@@ -8,6 +8,7 @@ import { abortError, rejected, systemError, uringError } from './errors.js'
 import { type CloseOptions, closeTimeout, File, FileState, isEndless, settled } from './file.js'
 import { isDirect, parseFlags, parseMode, parsePath } from './flags.js'
 import { type RoundTripSummary, RoundTrips } from './histogram.js'
+import type { AllocBuffer } from './memory.js'
 import type { EngineStats, Opened } from './native.js'
 import { Operations } from './operations.js'
 import { engineOptions, type QueueOptions } from './options.js'
@@ -185,9 +186,10 @@ export class Queue {
   /**
    * Memory that operations use in place: page aligned, zeroed, `length` bytes with an ArrayBuffer of
    * its own. It goes back when {@link free} is called or when it is collected. Views of it work in
-   * place too. Throws `ERR_URING_NO_MEMORY` past `arena.maxBytes`.
+   * place too. Where the language has it, `using buffer = queue.alloc(4096)` frees it at the end of the
+   * block. Throws `ERR_URING_NO_MEMORY` past `arena.maxBytes`.
    */
-  alloc(length: number): Buffer {
+  alloc(length: number): AllocBuffer {
     checkLength(length)
     if (this.#operations.ended !== undefined) throw this.#operations.ended()
     return this.#operations.memory.alloc(length)
