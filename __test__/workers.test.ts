@@ -44,6 +44,21 @@ test('workers that are terminated at work do not disturb those that go on', asyn
   t.is(told.wrong, 0)
 })
 
+test.serial('1,000 queues made and closed by workers leave nothing in the process', async (t) => {
+  t.timeout(100_000)
+  const told = await childJson<Record<'before' | 'now', Record<string, number>>>(
+    fixture('worker-queues.mjs'),
+    { args: [scratch(t, numbered())], node: ['--expose-gc'], timeoutMs: 90_000 },
+  )
+  const { before, now } = told
+  for (const what of ['descriptors', 'threads', 'lockedKiB', 'pinnedKiB']) {
+    t.is(now[what], before[what], `${what}: ${JSON.stringify(told)}`)
+  }
+  // One for each queue would be 1,000, and a slab each 2,000 MiB.
+  t.true(now['mappings']! < before['mappings']! + 60, JSON.stringify(told))
+  t.true(now['mappedMiB']! < before['mappedMiB']! + 200, JSON.stringify(told))
+})
+
 test('a queue cannot be sent to another thread', async (t) => {
   const queue = ring(t)
   // What arrives of the object itself has no methods.
