@@ -2,6 +2,7 @@
 // through FUSE.
 
 import fs from 'node:fs'
+import { setTimeout as after } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import type { Queue } from 'node-uring'
 import { assertEnded, runChild } from './helpers/child.js'
@@ -292,3 +293,19 @@ for (const mode of ['async', 'sync'] as const) {
     },
   )
 }
+
+fuseTest('a file whose close was busy is closed when the file system lets go', async (t) => {
+  const server = await fuse(t, 'async', { kept: { content: pattern(100), held: true } })
+  const queue = ring(t)
+  const kept = await queue.open(server.at('kept'))
+  const read = kept.bytesAt(0, 100).catch(() => {})
+  await server.held(1)
+  const error = await t.throwsAsync(kept.close({ timeoutMs: 0 }), { code: 'ERR_URING_BUSY' })
+  t.deepEqual((error as unknown as { held: string[] }).held, ['1 read'])
+  t.is(queue.stats().files, 1)
+  await t.throwsAsync(kept.bytesAt(0, 1), { code: 'EBADF' })
+  server.release()
+  await read
+  while (queue.stats().files > 0) await after(5)
+  assertIdle(t, queue)
+})
