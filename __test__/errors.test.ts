@@ -1,5 +1,6 @@
 import childProcess from 'node:child_process'
 import fs from 'node:fs'
+import os from 'node:os'
 import { getSystemErrorMap } from 'node:util'
 import test from 'ava'
 import {
@@ -95,12 +96,23 @@ test('every errno that Node knows has its code and words, with either sign', (t)
   }
 })
 
-test('an errno that Node does not know is named by its number', (t) => {
-  // What fs.readSync gave under a pread(2) that fails with EDQUOT (122).
+test('an errno of Linux that Node does not know has its name, and any other its number', (t) => {
+  // fs.readSync under a pread(2) that fails with EDQUOT says "Unknown system error -122".
   const error = systemError(122, 'read')
-  t.is(error.message, 'Unknown system error -122: Unknown system error -122, read')
-  t.is(error.code, 'Unknown system error -122')
+  t.is(error.message, 'EDQUOT: disk quota exceeded, read')
+  t.is(error.code, 'EDQUOT')
   t.is(error.errno, -122)
+  const unknown = systemError(4000, 'read')
+  t.is(unknown.message, 'Unknown system error -4000: Unknown system error -4000, read')
+  t.is(unknown.code, 'Unknown system error -4000')
+})
+
+test('the names of errnos beyond Node are those of the system headers', (t) => {
+  for (const [name, number] of Object.entries(os.constants.errno)) {
+    if (name === 'EWOULDBLOCK' || name === 'EOPNOTSUPP') continue // EAGAIN and ENOTSUP
+    const { code } = systemError(number, 'read')
+    if (!code.startsWith('Unknown')) t.is(code, name)
+  }
 })
 
 test('a failed write says how much was written, and what came before', (t) => {

@@ -4,10 +4,8 @@
  * Nothing here touches the engine, keeps state or decides when an error is due. It is as long as
  * its two tables.
  */
-import { getSystemErrorMap, inspect } from 'node:util'
-
-/** errno (negative) → [code, words], the table that node:fs itself uses. */
-const SYSTEM_ERRORS = getSystemErrorMap()
+import { inspect } from 'node:util'
+import { errnoWords } from './errno.js'
 
 /** An error that the system reported, with the shape and the wording of node:fs. */
 export interface SystemError extends Error {
@@ -204,8 +202,7 @@ export class AbortError extends Error {
  */
 export function systemError(errno: number, syscall: string, extra?: SystemErrorExtra): SystemError {
   const number = -Math.abs(errno)
-  const unknown = `Unknown system error ${number}`
-  const [code, words] = SYSTEM_ERRORS.get(number) ?? [unknown, unknown]
+  const [code, words] = errnoWords(number)
   let message = `${code}: ${words}, ${syscall}`
   if (extra?.path !== undefined) message += ` '${extra.path}'`
   if (extra?.dest !== undefined) message += ` -> '${extra.dest}'`
@@ -359,7 +356,7 @@ export function explainUnavailable(
   let errno: number | undefined
   if (typeof failure === 'number') {
     errno = -Math.abs(failure)
-    code = SYSTEM_ERRORS.get(errno)?.[0] ?? `Unknown system error ${errno}`
+    code = errnoWords(errno)[0]
   } else {
     code = foundButNotLoaded(failure) ? 'ERR_DLOPEN_FAILED' : 'MODULE_NOT_FOUND'
   }
