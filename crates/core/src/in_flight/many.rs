@@ -145,7 +145,7 @@ impl Many {
             unreachable!("the whole was held with room for all of them");
         };
         let position = self.positions[index as usize] + u64::from(done);
-        let entry = transfer_entry(self.opcode, self.target, self.fixed, address, position);
+        let entry = transfer_entry(self.opcode, self.target, self.fixed, address, position, 0);
         let entry = if self.inline && to_worker(rest) { entry.flags(Flags::ASYNC) } else { entry };
         Some(Sqe(entry.user_data(user_data)))
     }
