@@ -8,14 +8,16 @@ import {
   FLAG_DRAIN,
   FLAG_HARDLINK,
   FLAG_LINK,
+  isOutgoing,
+  OP_CLOSE,
   OP_LINK_TIMEOUT,
   OP_NOP,
-  OP_WRITE,
   syscallOf,
 } from './backend.js'
+import { BatchOperation, type Result } from './batch-operation.js'
 import { invalidArgType, invalidArgValue, rejected, systemError, uringError } from './errors.js'
+import type { FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
-import { BatchOperation } from './op.js'
 import type { Operations } from './operations.js'
 import {
   KIND_CALL,
@@ -55,15 +57,15 @@ const LINKS = new Map([
   ['hard', FLAG_HARDLINK],
 ])
 
-/** What one operation of a batch came to: a count, 0 where there is nothing to count, or its error. */
-export type BatchResult = number | Error
+/** What one operation of a batch came to: what its constructor says, or its error. */
+export type BatchResult<T = number> = T | Error
 
 /** See {@link Queue.submit}. Throws what is wrong with the arguments before anything is staged. */
 export function submit(
   operations: Operations,
-  list: readonly BatchOperation[],
+  list: readonly BatchOperation<Result>[],
   options: SubmitOptions = {},
-): Promise<BatchResult[]> {
+): Promise<BatchResult<Result>[]> {
   if (!Array.isArray(list)) throw invalidArgType('operations', 'an instance of Array', list)
   checkOptions(options)
   const { link = 'none', drain = false, throwOnError = false } = options
@@ -93,8 +95,15 @@ function checkOperation(
   const made = list[index]
   const name = `operations[${index}]`
   if (!(made instanceof BatchOperation)) throw invalidArgType(name, 'made by op', made)
-  if (made.file !== undefined && made.file.operations !== operations) {
-    throw invalidArgValue(name, made, 'is on a file of another queue')
+  for (const file of [made.file, made.other]) {
+    if (file !== undefined && file.operations !== operations) {
+      throw invalidArgValue(name, made, 'is on a file of another queue')
+    }
+  }
+  operations.kernel.require(made.opcode)
+  made.check?.(operations)
+  if (linked && made.opcode === OP_CLOSE) {
+    throw invalidArgValue(name, made, 'cannot be in a chain: it waits for what uses the file')
   }
   if (made.opcode !== OP_LINK_TIMEOUT) return
   const before = list[index - 1] as BatchOperation | undefined
@@ -104,8 +113,8 @@ function checkOperation(
 }
 
 /** A chain goes to the kernel whole: one that can never fit would wait for ever. */
-function checkChain(operations: Operations, list: readonly BatchOperation[]): void {
-  const { entries } = operations
+function checkChain(operations: Operations, list: readonly BatchOperation<Result>[]): void {
+  const { entries } = operations.kernel
   if (list.length > entries) {
     const feature = `A chain of ${list.length} operations`
     const needs = `a queue with as many entries (this one has ${entries})`
@@ -124,11 +133,11 @@ function checkChain(operations: Operations, list: readonly BatchOperation[]): vo
 /** The operations of one call of `submit`, and what they came to. */
 export class Batch {
   readonly #operations: Operations
-  readonly #list: readonly BatchOperation[]
+  readonly #list: readonly BatchOperation<Result>[]
   readonly #link: number
   readonly #drain: boolean
   readonly #limits: Limits | undefined
-  readonly #results: BatchResult[]
+  readonly #results: BatchResult<Result>[]
   #settle: (() => void) | undefined
   #next = 0
   #underWay = 0
@@ -137,7 +146,7 @@ export class Batch {
 
   constructor(
     operations: Operations,
-    list: readonly BatchOperation[],
+    list: readonly BatchOperation<Result>[],
     link: number,
     drain: boolean,
     limits: Limits | undefined,
@@ -147,10 +156,10 @@ export class Batch {
     this.#link = link
     this.#drain = drain
     this.#limits = limits
-    this.#results = new Array<BatchResult>(list.length).fill(0)
+    this.#results = new Array<BatchResult<Result>>(list.length).fill(0)
   }
 
-  start(throwOnError: boolean): Promise<BatchResult[]> {
+  start(throwOnError: boolean): Promise<BatchResult<Result>[]> {
     return new Promise((resolve) => {
       this.#settle = () => {
         const failed = throwOnError ? this.#firstFailure() : undefined
@@ -164,7 +173,7 @@ export class Batch {
   }
 
   #firstFailure(): Error | undefined {
-    const failed = (result: BatchResult, index: number) =>
+    const failed = (result: BatchResult<Result>, index: number) =>
       result instanceof Error &&
       // That a bound was not needed is no failure.
       !(
@@ -184,8 +193,9 @@ export class Batch {
         this.#endRest(over)
         break
       }
-      const { file, opcode } = this.#list[this.#next] as BatchOperation
-      if (file?.closed) this.#skip(systemError(EBADF, syscallOf(opcode)))
+      const { file, other, opcode } = this.#list[this.#next] as BatchOperation
+      if (file !== undefined && opcode === OP_CLOSE) this.#close(file)
+      else if (file?.closed || other?.closed) this.#skip(systemError(EBADF, syscallOf(opcode)))
       else this.#operations.begin(this.#record(this.#next++))
     }
     this.#feeding = false
@@ -202,14 +212,17 @@ export class Batch {
     op.index = index
     if (index === 0 && this.#drain) op.flags = FLAG_DRAIN
     // Nothing to move is a nop, so that a chain keeps its shape.
-    if (made.view === undefined || made.length > 0) op.opcode = made.opcode
-    else op.opcode = OP_NOP
+    if (made.view === undefined || made.length > 0) {
+      op.opcode = made.opcode
+      op.flags |= made.flags
+    } else op.opcode = OP_NOP
     if (made.view !== undefined && made.file !== undefined && made.length > 0) {
       op.kind = KIND_TRANSFER
       operations.transfers.aim(op, made.file, made.view, made.length, made.position)
     } else {
       op.kind = KIND_CALL
       op.file = op.opcode === OP_NOP ? undefined : made.file
+      op.other = made.other
       op.offset = made.offset
       op.length = op.opcode === OP_NOP ? 0 : made.length
       op.position = made.position
@@ -218,6 +231,7 @@ export class Batch {
       op.dest = made.dest
     }
     if (op.file !== undefined) op.file.pending++
+    if (op.other !== undefined) op.other.pending++
     if (this.#limits !== undefined) operations.limits.add(op, this.#limits)
     return op
   }
@@ -227,9 +241,31 @@ export class Batch {
     while (this.#next < this.#list.length) this.#skip(error)
   }
 
-  /** Takes what one of them came to. */
+  /** A close is not only a call: it waits for what uses the file, and it is the queue's to know. */
+  #close(file: FileState): void {
+    const index = this.#next++
+    this.#underWay++
+    void file.close().then(
+      () => this.#keep(index, 0),
+      (error: Error) => this.#keep(index, error),
+    )
+  }
+
+  /** Takes what one of them came to, and makes of it what is to be told. */
   put(index: number, value: unknown): void {
-    this.#results[index] = (value as BatchResult | undefined) ?? 0
+    const { finish } = this.#list[index] as BatchOperation<Result>
+    if (finish === undefined || value instanceof Error) {
+      this.#keep(index, (value as number | Error | undefined) ?? 0)
+      return
+    }
+    void finish(this.#operations, value, this.#limits).then(
+      (result) => this.#keep(index, result),
+      (error: Error) => this.#keep(index, error),
+    )
+  }
+
+  #keep(index: number, result: BatchResult<Result>): void {
+    this.#results[index] = result
     this.#underWay--
     this.#settled++
     if (this.#next < this.#list.length) this.#feed()
@@ -251,10 +287,10 @@ export class Batch {
     this.#feeding = true
     let failed = false
     while (this.#next < this.#list.length) {
-      const { file, opcode } = this.#list[this.#next] as BatchOperation
+      const { file, other, opcode } = this.#list[this.#next] as BatchOperation
       // What has failed before it began ends a soft chain, and needs no bound.
       const ends: boolean = failed && (this.#link === FLAG_LINK || opcode === OP_LINK_TIMEOUT)
-      failed = ends || file?.closed === true
+      failed = ends || file?.closed === true || other?.closed === true
       if (ends) this.#skip(systemError(ECANCELED, syscallOf(opcode)))
       else if (failed) this.#skip(systemError(EBADF, syscallOf(opcode)))
       else members.push(this.#record(this.#next++))
@@ -338,7 +374,7 @@ function endChain(operations: Operations, members: readonly Operation[], batch: 
 }
 
 /** How a member of a chain ends: it is not gone on with, and a short write is no success. */
-export function endOfMember(op: Operation, count: number): BatchResult {
-  if (op.opcode !== OP_WRITE || count === op.length) return count
+export function endOfMember(op: Operation, count: number): number | Error {
+  if (!isOutgoing(op.opcode) || count === op.length) return count
   return uringError('ERR_URING_SHORT_WRITE', { bytesWritten: count, lengthBytes: op.length })
 }

@@ -2,7 +2,8 @@
  * The options of a queue: their defaults, their checks, and what the engine makes of them.
  */
 
-import { invalidArgValue } from './errors.js'
+import { invalidArgType, invalidArgValue } from './errors.js'
+import { HIDEABLE } from './kernel.js'
 import type { EngineOptions } from './native.js'
 import { checkBoolean, checkInteger, checkOptions } from './validate.js'
 
@@ -58,6 +59,11 @@ export interface QueueOptions {
   }
   /** Register files, and memory for direct files, with the ring. Default true. */
   register?: boolean
+  /**
+   * Operations to do without, by their names in `capabilities.operations`, as on a kernel that lacks
+   * them: to see how a program fares there. Default none.
+   */
+  without?: readonly string[]
 }
 
 const TASK_RUNS: readonly TaskRun[] = ['defer', 'cooperative', 'interrupt']
@@ -111,6 +117,16 @@ export function engineOptions(given: QueueOptions = {}): EngineOptions {
     unboundedWorkers: integer(workers.unbounded, 'workers.unbounded', 0, 0, 65535),
     register,
   }
+}
+
+/** Checks the names of operations to do without. */
+export function hiddenOperations({ without = [] }: QueueOptions = {}): readonly string[] {
+  if (!Array.isArray(without)) {
+    throw invalidArgType('options.without', 'an instance of Array', without)
+  }
+  const unknown = without.find((name) => !HIDEABLE.includes(name))
+  if (unknown === undefined) return [...without]
+  throw invalidArgValue('options.without', unknown, `must be names of ${HIDEABLE.join(', ')}`)
 }
 
 function integer(

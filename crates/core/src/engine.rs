@@ -7,6 +7,7 @@
 mod end;
 mod many;
 mod order;
+mod pipe;
 mod stage;
 mod turn;
 
@@ -24,6 +25,7 @@ use crate::ring::{Capabilities, Ring, Setup};
 use order::Order;
 
 pub use many::ManyRequest;
+pub use pipe::Pipe;
 pub use turn::InlinePolicy;
 
 /// Completions handed over at once.

@@ -15,6 +15,9 @@ use common::{
 use node_uring_core::operation::{SPLICE_FROM, SPLICE_TO};
 use node_uring_core::{FileHandle, Opcode, Refusal, Request};
 
+/// Of `openat2(2)`.
+const RESOLVE_BENEATH: u64 = 0x08;
+
 /// Whether the kernel has the operation; says so when it has not.
 fn has(it: &Loop, name: &'static str, title: &str) -> bool {
     let has = it.engine.capabilities().operations.contains(&(name, true));
@@ -220,7 +223,7 @@ fn vectors_that_are_refused_leave_nothing_held() {
     let cases = [
         (Vec::new(), Refusal::Argument),
         (vectors(&[(chunk, 0, 1)])[..23].to_vec(), Refusal::Argument),
-        (vectors(&[(chunk, 0, 1); 1025]), Refusal::Argument),
+        (vectors(&vec![(chunk, 0, 1); 1025]), Refusal::Argument),
         (vectors(&[(chunk, 0, 1), (chunk, 0, 1 << 31)]), Refusal::Argument),
         (vectors(&[(chunk, 0, 1), (chunk, 1 << 53, 1)]), Refusal::Argument),
         ([vectors(&[(chunk, 0, 1)]), half.repeat(3)].concat(), Refusal::Argument),
@@ -354,7 +357,6 @@ fn openat_begins_at_a_directory_and_openat2_keeps_beneath_it() {
     if !has(&it, "openat2", "openat2 keeps beneath a directory") {
         return;
     }
-    const RESOLVE_BENEATH: u64 = 0x08;
     assert_eq!(it.complete(&beneath(b"../file", RESOLVE_BENEATH)), -libc::EXDEV);
     let make = Request {
         offset: (libc::O_CREAT | libc::O_RDWR) as u64,
