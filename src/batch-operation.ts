@@ -11,6 +11,9 @@ import type { Stats } from './stats.js'
 /** What an operation can come to, when it does not fail. */
 export type Result = number | File | Stats
 
+/** What an operation of this type comes to. */
+export type ResultOf<Operation> = Operation extends BatchOperation<infer T> ? T : never
+
 /** What an operation is made of; the names are those of the record that carries it. */
 export interface Parts<T extends Result> {
   file?: FileState | undefined

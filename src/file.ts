@@ -430,7 +430,8 @@ export class File {
     limits: Limits | undefined,
     flags: number,
   ): Promise<number> {
-    const { transfers } = this.#operations
+    const { kernel, transfers } = this.#operations
+    kernel.require(opcode)
     const length = buffer.byteLength
     if (length === 0) return this.#nothing(syscallOf(opcode), buffer)
     return transfers.transfer(opcode, this.#state, buffer, length, 0, false, limits, false, flags)

@@ -2,6 +2,7 @@
  * What the kernel has of the operations, and which kernel brought each. Asks the engine once, when it
  * has to know; `without` hides operations, as if the kernel lacked them.
  */
+import { OP_RENAMEAT } from './backend.js'
 import { uringError } from './errors.js'
 import type { EngineCapabilities } from './native.js'
 
@@ -34,9 +35,12 @@ const OPERATIONS: readonly (readonly [name: string, since: string])[] = [
 ]
 
 /** Names that can be hidden: those of operations that something else may be done in place of. */
-export const HIDEABLE: readonly string[] = OPERATIONS.slice(4).flatMap(([name]) =>
-  name === 'openat' || name === 'close' || name.endsWith('timeout') ? [] : [name],
-)
+export const HIDEABLE: readonly string[] = [
+  'ftruncate',
+  'openat2',
+  'statx',
+  ...OPERATIONS.slice(OP_RENAMEAT).map(([name]) => name),
+]
 
 /** The operations of one queue's kernel. */
 export class Kernel {

@@ -5,7 +5,7 @@
 import { release } from 'node:os'
 import { OP_CLOSE, OP_TIMEOUT } from './backend.js'
 import { type BatchResult, type SubmitOptions, submit } from './batch.js'
-import type { BatchOperation, Result } from './batch-operation.js'
+import type { BatchOperation, Result, ResultOf } from './batch-operation.js'
 import { abortError, invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import { File } from './file.js'
 import {
@@ -234,14 +234,14 @@ export class Queue extends Paths {
    * `ERR_URING_SHORT_WRITE`. Without `link` reads are filled and writes complete, as by
    * {@link File.readAt} and {@link File.writeAt}. `signal` and `timeoutMs` are for each of them.
    */
-  submit<T extends Result>(
-    operations: readonly BatchOperation<T>[],
+  submit<const List extends readonly BatchOperation<Result>[]>(
+    operations: List,
     options: SubmitOptions & { throwOnError: true },
-  ): Promise<T[]>
-  submit<T extends Result>(
-    operations: readonly BatchOperation<T>[],
+  ): Promise<{ -readonly [Index in keyof List]: ResultOf<List[Index]> }>
+  submit<const List extends readonly BatchOperation<Result>[]>(
+    operations: List,
     options?: SubmitOptions,
-  ): Promise<BatchResult<T>[]>
+  ): Promise<{ -readonly [Index in keyof List]: BatchResult<ResultOf<List[Index]>> }>
   submit(
     operations: readonly BatchOperation<Result>[],
     options?: SubmitOptions,
