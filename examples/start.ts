@@ -24,8 +24,9 @@ import {
   writeAts,
 } from '../bench/loops.js'
 import { Progress } from '../bench/progress.js'
-import { duration, table } from '../bench/report.js'
 import { mountOf } from '../bench/scratch.js'
+import { painter, table } from '../src/cli/terminal.js'
+import { duration } from '../src/cli/units.js'
 
 const MIB = 2 ** 20
 const FILE_BYTES = 256 * MIB
@@ -35,9 +36,7 @@ const PIECES_AT_ONCE = 8
 const TURN_MS = 300
 const TURNS = 3
 
-const { NO_COLOR, TERM } = process.env
-const hasColor = process.stdout.isTTY && !NO_COLOR && TERM !== 'dumb'
-const bold = (text: string) => (hasColor ? `\x1b[1m${text}\x1b[22m` : text)
+const paint = painter(process.stdout)
 const progress = new Progress()
 
 try {
@@ -242,5 +241,5 @@ function whole(value: number): string {
 /** Prints a table under a bold heading. */
 function print(rows: string[][]): void {
   const [heading = '', ...rest] = table(rows, new Set([1, 2, 3, 4, 5])).split('\n')
-  console.log([bold(heading), ...rest, ''].join('\n'))
+  console.log([paint('bold', heading), ...rest, ''].join('\n'))
 }
