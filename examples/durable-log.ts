@@ -10,21 +10,22 @@
 import { constants } from 'node:fs'
 import { mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { type File, Queue } from 'node-uring'
+import { Scan } from './lib/scan.js'
 
 /** Before each record: its length in bytes, and the CRC-32 of what it holds. */
 const HEADER_BYTES = 8
-const SCAN_BYTES = 1 << 20
 
 class DurableLog {
   readonly #file: File
   /** Where the next commit goes: behind it there is nothing. */
   #end = 0
-  /** Records that wait for the commit under way. */
-  #waiting: Buffer[] = []
+  /** The commit under way, or the last one; and the one behind it, with its records. */
+  #last: Promise<void> = Promise.resolve()
   #next: Promise<void> | undefined
+  #waiting: Buffer[] = []
   #commits = 0
 
   private constructor(file: File) {
@@ -39,6 +40,10 @@ class DurableLog {
   ): Promise<DurableLog> {
     const log = new DurableLog(await queue.open(path, constants.O_RDWR | constants.O_CREAT))
     await log.#recover(onRecord)
+    // A file that is new has a name only when its folder is on stable storage, too.
+    const folder = await queue.open(dirname(path))
+    await folder.sync()
+    await folder.close()
     return log
   }
 
@@ -52,20 +57,21 @@ class DurableLog {
    * many they are. Two commits at once would not do: the later might be whole and the earlier torn.
    */
   append(record: Uint8Array): Promise<void> {
+    // Zeros are what a file system shows where nothing was written: they must not be a record.
+    if (record.length === 0) throw new RangeError('a record must not be empty')
     const header = Buffer.alloc(HEADER_BYTES)
     header.writeUInt32LE(record.length, 0)
     header.writeUInt32LE(crc32(record), 4)
     this.#waiting.push(header, Buffer.from(record))
-    this.#next ??= this.#commit(this.#running)
+    this.#next ??= this.#commit(this.#last)
     return this.#next
   }
-
-  #running: Promise<void> = Promise.resolve()
 
   async #commit(before: Promise<void>): Promise<void> {
     // A commit that failed leaves the end of the file unknown: so fail all that come after it.
     await before
-    this.#running = this.#next ?? this.#running
+    // From here on records belong to the next one.
+    this.#last = this.#next as Promise<void>
     this.#next = undefined
     const batch = Buffer.concat(this.#waiting)
     this.#waiting = []
@@ -76,30 +82,22 @@ class DurableLog {
 
   /** Waits for what was appended. */
   async close(): Promise<void> {
-    await (this.#next ?? this.#running)
+    await (this.#next ?? this.#last)
     await this.#file.close()
   }
 
   /** Reads records until one is not whole, and cuts the file there. */
   async #recover(onRecord: (record: Buffer) => void): Promise<void> {
     const { size } = await this.#file.stat()
-    let window: Buffer = Buffer.alloc(0)
-    let windowStart = 0
-    const at = async (position: number, length: number): Promise<Buffer> => {
-      if (position < windowStart || position + length > windowStart + window.length) {
-        window = await this.#file.bytesAt(position, Math.max(SCAN_BYTES, length))
-        windowStart = position
-      }
-      return window.subarray(position - windowStart, position - windowStart + length)
-    }
+    const scan = new Scan(this.#file)
     while (this.#end + HEADER_BYTES <= size) {
-      const header = await at(this.#end, HEADER_BYTES)
+      const header = await scan.at(this.#end, HEADER_BYTES)
       const [length, checksum] = [header.readUInt32LE(0), header.readUInt32LE(4)]
       const start = this.#end + HEADER_BYTES
       if (start + length > size) break
-      const record = await at(start, length)
+      const record = await scan.at(start, length)
       // Of a torn write some blocks may have reached the disk and others not.
-      if (crc32(record) !== checksum || length === 0) break
+      if (length === 0 || crc32(record) !== checksum) break
       onRecord(Buffer.from(record))
       this.#end = start + length
     }

@@ -12,10 +12,10 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type File, Queue } from 'node-uring'
+import { Scan } from './lib/scan.js'
 
 /** Before each record: the lengths of its key and of its value, in bytes. */
 const HEADER_BYTES = 8
-const SCAN_BYTES = 1 << 20
 
 class KeyValueStore {
   readonly #file: File
@@ -68,23 +68,15 @@ class KeyValueStore {
   /** Makes the index from the file. Values are passed over; a later record of a key counts. */
   async #scan(): Promise<void> {
     const { size } = await this.#file.stat()
-    let window: Buffer = Buffer.alloc(0)
-    let windowStart = 0
-    const at = async (position: number, length: number): Promise<Buffer> => {
-      if (position < windowStart || position + length > windowStart + window.length) {
-        window = await this.#file.bytesAt(position, Math.max(SCAN_BYTES, length))
-        windowStart = position
-      }
-      return window.subarray(position - windowStart, position - windowStart + length)
-    }
+    const scan = new Scan(this.#file)
     while (this.#end + HEADER_BYTES <= size) {
-      const header = await at(this.#end, HEADER_BYTES)
+      const header = await scan.at(this.#end, HEADER_BYTES)
       const [keyLength, length] = [header.readUInt32LE(0), header.readUInt32LE(4)]
       const keyStart = this.#end + HEADER_BYTES
       const position = keyStart + keyLength
       // What ends in the middle was being written when the program ended: durable-log.ts does more.
       if (position + length > size) break
-      this.#index.set((await at(keyStart, keyLength)).toString(), { position, length })
+      this.#index.set((await scan.at(keyStart, keyLength)).toString(), { position, length })
       this.#end = position + length
     }
   }
