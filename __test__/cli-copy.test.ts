@@ -138,6 +138,19 @@ test('a source that changes while it is copied gives no copy', async (t) => {
   t.deepEqual(fs.readdirSync(place), ['source'])
 })
 
+test('a target that appears while its copy is made is not overwritten', async (t) => {
+  const place = folder(t)
+  const [source, target] = [path.join(place, 'source'), path.join(place, 'target')]
+  fs.writeFileSync(source, '')
+  fs.truncateSync(source, 128 * MIB)
+  const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.target.'))
+  const onStart = when(copying, () => fs.writeFileSync(target, 'of somebody else'))
+  const ended = await cli(['copy', source, target], { onStart, timeoutMs: 50_000 })
+  assertEnded(t, ended, { code: 1, stdout: '', stderr: /target exists by now; --force/ })
+  t.is(fs.readFileSync(target, 'utf8'), 'of somebody else')
+  t.deepEqual(fs.readdirSync(place).sort(), ['source', 'target'])
+})
+
 test('a copy that is not what was read is found out, and thrown away', async (t) => {
   const place = folder(t)
   const [source, target] = [path.join(place, 'source'), path.join(place, 'target')]
