@@ -103,6 +103,8 @@ test('what bench cannot use it says in a sentence', async (t) => {
   const none = path.join(folder(t), 'no', 'folder')
   const missing = await cli(['bench', none, ...SMALL])
   assertEnded(t, missing, { code: 1, stdout: '', stderr: /ENOENT.*open '.*no\/folder'/ })
+  const direct = await cli(['bench', '/proc/version', ...QUICK, '--direct'])
+  assertEnded(t, direct, { code: 1, stdout: '', stderr: /takes no direct I\/O/ })
   const device = await cli(['bench', '/dev/null', ...QUICK])
   assertEnded(t, device, { code: 1, stdout: '', stderr: /neither a file nor a block device/ })
 })

@@ -35,6 +35,15 @@ test('files of no byte, one byte, 3 MiB + 1 and 40 MiB are copied byte for byte'
   t.is(fs.readdirSync(place).length, 8, 'no temporary file is left')
 })
 
+test('a name as long as names can be is no hindrance', async (t) => {
+  const place = folder(t)
+  const source = path.join(place, 'ä'.repeat(127))
+  fs.writeFileSync(source, 'x')
+  const target = path.join(place, 'n'.repeat(255))
+  assertEnded(t, await cli(['copy', source, target]))
+  t.is(fs.readFileSync(target, 'utf8'), 'x')
+})
+
 test('the copy has the permissions of its source, whatever the umask, and no setuid', async (t) => {
   const place = folder(t)
   await each([0o640, 0o777, 0o444, 0o4755], async (mode) => {
@@ -117,7 +126,7 @@ for (const force of [false, true]) {
     fs.writeFileSync(source, '')
     fs.truncateSync(source, 4096 * MIB)
     if (force) fs.writeFileSync(target, 'old')
-    const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.target.'))
+    const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.node-uring-'))
     const args = ['copy', ...(force ? ['--force'] : []), source, target]
     const ended = await cli(args, { onStart: signalWhen(copying), timeoutMs: 40_000 })
     assertEnded(t, ended, { code: 130, stdout: '' })
@@ -131,7 +140,7 @@ test('a source that changes while it is copied gives no copy', async (t) => {
   const [source, target] = [path.join(place, 'source'), path.join(place, 'target')]
   fs.writeFileSync(source, '')
   fs.truncateSync(source, 512 * MIB)
-  const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.target.'))
+  const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.node-uring-'))
   const onStart = when(copying, () => fs.appendFileSync(source, 'more'))
   const ended = await cli(['copy', source, target], { onStart, timeoutMs: 50_000 })
   assertEnded(t, ended, { code: 1, stdout: '', stderr: /changed while|is longer than/ })
@@ -143,7 +152,7 @@ test('a target that appears while its copy is made is not overwritten', async (t
   const [source, target] = [path.join(place, 'source'), path.join(place, 'target')]
   fs.writeFileSync(source, '')
   fs.truncateSync(source, 128 * MIB)
-  const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.target.'))
+  const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.node-uring-'))
   const onStart = when(copying, () => fs.writeFileSync(target, 'of somebody else'))
   const ended = await cli(['copy', source, target], { onStart, timeoutMs: 50_000 })
   assertEnded(t, ended, { code: 1, stdout: '', stderr: /target exists by now; --force/ })
@@ -158,7 +167,7 @@ test('a copy that is not what was read is found out, and thrown away', async (t)
   fs.writeFileSync(source, '')
   fs.truncateSync(source, length)
   const temporary = (): string => {
-    const name = fs.readdirSync(place).find((name) => name.startsWith('.target.'))
+    const name = fs.readdirSync(place).find((name) => name.startsWith('.node-uring-'))
     return name === undefined ? '' : path.join(place, name)
   }
   // The last piece is written. It is read back last of all.

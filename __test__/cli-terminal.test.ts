@@ -88,6 +88,12 @@ test('text is wrapped between words, none of which is lost', (t) => {
     }),
   )
   t.deepEqual(wrap('a word-that-is-too-long b', 5), ['a', 'word-that-is-too-long', 'b'])
+  t.deepEqual(wrap('run `a b c d`, once or (`e f`).', 9), [
+    'run',
+    '`a b c d`,',
+    'once or',
+    '(`e f`).',
+  ])
 })
 
 test('colours are for terminals that can, unless the environment says otherwise', (t) => {

@@ -167,7 +167,10 @@ async function make(queue: Queue, plan: Plan, progress: Progress): Promise<() =>
 async function openAll(queue: Queue, plan: Plan): Promise<Target> {
   const { path, kind, direct } = plan
   const access = kind === 'read' ? constants.O_RDONLY : constants.O_RDWR
-  const file = await queue.open(path, access, { direct })
+  const file = await queue.open(path, access, { direct }).catch((error) => {
+    if (!direct || error.code !== 'EINVAL') throw error
+    throw new Failure(`The file system of ${path} takes no direct I/O.`)
+  })
   const flags = access | (direct ? O_DIRECT : 0)
   const lengthBytes = lengthOf(path)
   const longest = Math.max(...plan.cells.map(({ sizeBytes }) => sizeBytes))

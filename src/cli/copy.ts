@@ -94,10 +94,8 @@ async function copyFile(
   const stats = await from.stat()
   if (!stats.isFile()) throw new Failure(`${source} is no regular file.`)
   const { size } = stats
-  const temporary = join(
-    dirname(target),
-    `.${basename(target)}.${randomBytes(6).toString('hex')}.tmp`,
-  )
+  // Not made of the target's name, which may be as long as a name can be.
+  const temporary = join(dirname(target), `.node-uring-${randomBytes(6).toString('hex')}.tmp`)
   // Nobody else may read it before it has the mode that it is to have.
   const to = await queue.open(temporary, 'wx+', { mode: 0o600 })
   const remove = onExit(() => rmSync(temporary, { force: true }))

@@ -77,6 +77,12 @@ function report(groups: ReturnType<typeof diagnose>, isUsable: boolean, it: Case
   return [...lines, '', verdict + rest].join('\n')
 }
 
+/** Commands stand out; without colours by their backticks. */
+function commands(line: string, paint: Paint): string {
+  const isColored = paint('bold', '') !== ''
+  return isColored ? line.replaceAll(/`([^`]*)`/g, (_, command) => paint('bold', command)) : line
+}
+
 function isToDo({ status, help }: Finding): boolean {
   return help !== null && status !== 'note'
 }
@@ -93,7 +99,7 @@ function describe({ name, status, found, help }: Finding, width: number, paint: 
   if (help === null) return lines
   const arrow = status === 'note' ? '  ' : '→ '
   for (const [i, line] of wrap(help, width - indent.length - 2).entries()) {
-    lines.push(indent + paint(style, i === 0 ? arrow : '  ') + line)
+    lines.push(indent + (i === 0 ? paint(style, arrow) : '  ') + commands(line, paint))
   }
   return lines
 }

@@ -77,11 +77,14 @@ export function table(rows: readonly (readonly string[])[], right: ReadonlySet<n
   return rows.map((row) => row.map(padded).join('  ').trimEnd()).join('\n')
 }
 
-/** Breaks text between words, so that no line is longer than `width`; a longer word stays whole. */
+/**
+ * Breaks text between words, so that no line is longer than `width`; a longer word stays whole, and so
+ * does a command in backticks, which somebody may want to copy.
+ */
 export function wrap(text: string, width: number): string[] {
   const lines: string[] = []
   let line = ''
-  for (const word of text.split(' ')) {
+  for (const word of text.match(/[^\s`]*`[^`]*`\S*|\S+/g) ?? []) {
     if (line !== '' && widthIn(line) + 1 + widthIn(word) > width) {
       lines.push(line)
       line = ''

@@ -86,7 +86,7 @@ function container({ facts, ring }: Case): Finding | undefined {
   if (facts.platform !== 'linux') return undefined
   const found = facts.containers.join(', ')
   if (found === '') return { name: 'container', status: 'ok', found: 'no sign of one', help: null }
-  const help = ring.reason === null ? null : containerHelp(facts)
+  const help = isForbidden(ring) ? containerHelp(facts) : null
   return { name: 'container', status: help === null ? 'note' : 'warning', found, help }
 }
 
@@ -103,8 +103,8 @@ function containerHelp({ containers }: Facts): string {
   return (
     'The default seccomp profiles of container runtimes refuse io_uring. Allow io_uring_setup, ' +
     'io_uring_enter and io_uring_register in a copy of the profile and give it to the container: ' +
-    `${program} run --security-opt seccomp=profile.json. To find out whether that is it, once: ` +
-    `${program} run --security-opt seccomp=unconfined.`
+    `\`${program} run --security-opt seccomp=profile.json\`. To find out whether that is it, once: ` +
+    `\`${program} run --security-opt seccomp=unconfined\`.`
   )
 }
 
@@ -114,8 +114,8 @@ function sysctl({ facts, ring }: Case): Finding | undefined {
   if (facts.platform !== 'linux') return undefined
   const { ioUringDisabled: value, ioUringGroup: group, inIoUringGroup } = facts
   const allow =
-    'As root: sysctl -w kernel.io_uring_disabled=0, and the same line in a file in /etc/sysctl.d ' +
-    'to keep it.'
+    'As root: `sysctl -w kernel.io_uring_disabled=0`; to keep it, `kernel.io_uring_disabled = 0` in ' +
+    'a file in /etc/sysctl.d.'
   if (value === null) {
     const found = 'no kernel.io_uring_disabled (it is of Linux 6.6): not forbidden by it'
     return { name: 'sysctl', status: 'ok', found, help: null }
@@ -129,13 +129,18 @@ function sysctl({ facts, ring }: Case): Finding | undefined {
   if (ring.reason === null || facts.capabilities?.sysAdmin || inIoUringGroup) {
     return { name: 'sysctl', status: 'note', found: `${who}, as this process`, help: null }
   }
-  const join = 'Or add this user to a group and name it: sysctl -w kernel.io_uring_group=GID.'
+  const join = 'Or add this user to a group and name it: `sysctl -w kernel.io_uring_group=GID`.'
   return {
     name: 'sysctl',
     status: 'failure',
     found: `${who}, not this process`,
     help: `${allow} ${join}`,
   }
+}
+
+/** Whether somebody may have said no, and not the kernel for want of something. */
+function isForbidden({ reason }: Ring): boolean {
+  return reason !== null && ['EPERM', 'ENOSYS', 'EACCES'].includes(reason.code)
 }
 
 function seccomp({ facts, ring }: Case): Finding | undefined {
@@ -145,13 +150,11 @@ function seccomp({ facts, ring }: Case): Finding | undefined {
   if (ring.reason === null) {
     return { name, status: 'ok', found: 'a filter that lets io_uring through', help: null }
   }
-  const isSuspect = ['EPERM', 'ENOSYS', 'EACCES'].includes(ring.reason.code)
-  if (!isSuspect) return { name, status: 'note', found: 'a filter', help: null }
+  if (!isForbidden(ring)) return { name, status: 'note', found: 'a filter', help: null }
   const found = `a filter, which may be what answers ${ring.reason.code}`
   const help =
     'Allow io_uring_setup, io_uring_enter and io_uring_register in it: in a container its seccomp ' +
-    'profile, in a systemd unit SystemCallFilter=@io-event io_uring_setup io_uring_enter ' +
-    'io_uring_register.'
+    'profile, in a systemd unit its SystemCallFilter=.'
   return { name, status: 'failure', found, help }
 }
 
@@ -161,8 +164,8 @@ function security({ facts, ring }: Case): Finding | undefined {
   const name = 'security'
   if (ring.reason?.code !== 'EACCES') return { name, status: 'note', found, help: null }
   const help =
-    'A security module may have refused. Look for it in the audit log (ausearch -m avc, or ' +
-    'journalctl -k | grep -i denied), and allow io_uring in the policy.'
+    'A security module may have refused. Look for it in the audit log (`ausearch -m avc`, or ' +
+    '`journalctl -k | grep -i denied`), and allow io_uring in the policy.'
   return { name, status: 'failure', found, help }
 }
 
@@ -177,8 +180,8 @@ function memlock({ facts, ring }: Case): Finding | undefined {
     return { name, status: 'ok', found: `${limit}; CAP_IPC_LOCK: no limit for this`, help: null }
   }
   const help =
-    'Raise it: ulimit -l unlimited in the shell (limits.conf for logins), LimitMEMLOCK=infinity in ' +
-    'the systemd unit, docker run --ulimit memlock=-1.'
+    'Raise it: `ulimit -l unlimited` in the shell (limits.conf for logins), `LimitMEMLOCK=infinity` ' +
+    'in the systemd unit, `docker run --ulimit memlock=-1`.'
   if (ring.reason?.code === 'ENOMEM') {
     return { name, status: 'failure', found: `${limit}: too little for a ring`, help }
   }
@@ -199,8 +202,8 @@ function nofile({ facts, ring }: Case): Finding | undefined {
   const { soft, hard } = facts.nofile
   const found = `${shown(facts.nofile, count)} descriptors, ${facts.openFiles ?? 'some'} open`
   const help =
-    'Each open file takes one and each queue two. Raise it: ulimit -n, LimitNOFILE= in systemd, ' +
-    'docker run --ulimit nofile=65536.'
+    'Each open file takes one and each queue two. Raise it: `ulimit -n`, `LimitNOFILE=` in systemd, ' +
+    '`docker run --ulimit nofile=65536`.'
   if (ring.reason?.code === 'EMFILE') return { name, status: 'failure', found, help }
   const isSmall = typeof soft === 'number' && soft < 1024
   if (!isSmall) return { name, status: 'ok', found, help: null }
@@ -231,25 +234,26 @@ function binary({ facts, ring, binary }: Case): Finding {
     if (binary.version === null || binary.version === our.version) {
       return { name, status: override === null ? 'ok' : 'note', found, help: null }
     }
-    const help = `It is of version ${binary.version} and the package of ${our.version}: ${installs(facts)}`
+    const help = `It is of version ${binary.version} and the package of ${our.version}: ${installs(facts)}.`
     return { name, status: 'warning', found, help }
   }
   if (ring.reason?.code === 'ERR_DLOPEN_FAILED') {
     const found = `found, but it cannot be loaded${override === null ? '' : `: ${override}`}`
     const help =
       'It is for another platform or C library, or damaged: remove node_modules and install again ' +
-      `on this machine, or ${installs(facts)}`
+      `on this machine, or ${installs(facts)}.`
     return { name, status: 'failure', found, help: override === null ? help : unset(help) }
   }
   if (override !== null) {
     const found = `none at ${override}, which NAPI_RS_NATIVE_LIBRARY_PATH names`
-    return { name, status: 'failure', found, help: unset(`Or ${installs(facts)}`) }
+    return { name, status: 'failure', found, help: unset(`Or ${installs(facts)}.`) }
   }
   const found = `none: the package ${platformPackage ?? 'for this platform'} is missing`
   const skipped =
     'npm leaves it out with --no-optional, --omit=optional, or a package-lock.json of another ' +
     'platform. '
-  const help = platformPackage === null ? installs(facts) : `${skipped}Run: ${installs(facts)}`
+  const help =
+    platformPackage === null ? `${installs(facts)}.` : `${skipped}Run ${installs(facts)}.`
   return { name, status: 'failure', found, help }
 }
 
@@ -260,8 +264,8 @@ function unset(rest: string): string {
 /** What installs the binary for this platform. */
 function installs({ platformPackage, platform, arch, package: { version } }: Facts): string {
   return platformPackage === null
-    ? `no binary is made for ${platform} on ${arch}; there are linux-x64 and linux-arm64.`
-    : `npm install ${platformPackage}@${version}`
+    ? `no binary is made for ${platform} on ${arch}, only for Linux on x64 and arm64`
+    : `\`npm install ${platformPackage}@${version}\``
 }
 
 // ---- ring -------------------------------------------------------------------------------------
@@ -270,7 +274,9 @@ function ring({ ring }: Case): Finding {
   const name = 'ring'
   if (ring.reason !== null) {
     const { code, message, help } = ring.reason
-    return { name, status: 'failure', found: `none (${code}): ${message}`, help }
+    const found = `none (${code}): ${message}`
+    const isBinary = code === 'MODULE_NOT_FOUND' || code === 'ERR_DLOPEN_FAILED'
+    return { name, status: 'failure', found, help: isBinary ? 'See binary, above.' : help }
   }
   const { entries = 0, cqEntries = 0, setupFlags = [] } = ring.capabilities ?? {}
   const found = `${count(entries)} entries, ${count(cqEntries)} for completions; ${setupFlags.join(' ')}`
