@@ -5,7 +5,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import test from 'ava'
-import { File, Queue } from 'node-uring'
+import { File, op, Queue } from 'node-uring'
 import { cli } from './helpers/cli.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -31,6 +31,12 @@ test('docs/troubleshooting.md has a chapter for every finding of doctor', (t) =>
   const told = new Set(chapters.flatMap(([, titles = '']) => titles.split(', ')))
   t.true(names.length > 10)
   t.deepEqual([...new Set(names.map(([, name]) => name))].sort(), [...told].sort())
+})
+
+test('docs/op.md has every constructor', (t) => {
+  const text = read('docs/op.md')
+  t.true(Object.keys(op).length > 5)
+  for (const name of Object.keys(op)) t.true(text.includes(`\`op.${name}(`), name)
 })
 
 test('docs/queue.md and docs/file.md have every public member', (t) => {

@@ -1,7 +1,7 @@
 /**
  * A log whose records are on stable storage when `append` has resolved, and which survives a crash in
- * the middle of a write. Shows `writeAt` with `datasync`, appends that share one commit, and recovery:
- * the file is read from its beginning, and what is torn at its end is cut off.
+ * the middle of a write. Shows writes in flight together, `queue.commit`, by which they share one
+ * fdatasync, and recovery: the file is read from its beginning, and what is torn at its end is cut off.
  *
  *   node --import tsx examples/durable-log.ts [FILE]
  *
@@ -19,16 +19,15 @@ import { Scan } from './lib/scan.js'
 const HEADER_BYTES = 8
 
 class DurableLog {
+  readonly #queue: Queue
   readonly #file: File
-  /** Where the next commit goes: behind it there is nothing. */
+  /** Where the next record goes. */
   #end = 0
-  /** The commit under way, or the last one; and the one behind it, with its records. */
-  #last: Promise<void> = Promise.resolve()
-  #next: Promise<void> | undefined
-  #waiting: Buffer[] = []
-  #commits = 0
+  /** Settles when all that was appended so far is written. */
+  #written: Promise<void> = Promise.resolve()
 
-  private constructor(file: File) {
+  private constructor(queue: Queue, file: File) {
+    this.#queue = queue
     this.#file = file
   }
 
@@ -38,7 +37,8 @@ class DurableLog {
     path: string,
     onRecord: (record: Buffer) => void,
   ): Promise<DurableLog> {
-    const log = new DurableLog(await queue.open(path, constants.O_RDWR | constants.O_CREAT))
+    const file = await queue.open(path, constants.O_RDWR | constants.O_CREAT)
+    const log = new DurableLog(queue, file)
     await log.#recover(onRecord)
     // A file that is new has a name only when its folder is on stable storage, too.
     const folder = await queue.open(dirname(path))
@@ -47,42 +47,28 @@ class DurableLog {
     return log
   }
 
-  get commits(): number {
-    return this.#commits
-  }
-
   /**
-   * Resolves when the record is on stable storage, and with it all that came before. Records that come
-   * while a commit is under way wait for it and share the next: one write and one fdatasync, however
-   * many they are. Two commits at once would not do: the later might be whole and the earlier torn.
+   * Resolves when the record is on stable storage, and with it all that came before. Records that are
+   * appended meanwhile are written meanwhile, and share the next fdatasync, however many they are. When
+   * one could not be written the log takes no more: behind it nothing would be found again.
    */
-  append(record: Uint8Array): Promise<void> {
+  async append(record: Uint8Array): Promise<void> {
     // Zeros are what a file system shows where nothing was written: they must not be a record.
     if (record.length === 0) throw new RangeError('a record must not be empty')
     const header = Buffer.alloc(HEADER_BYTES)
     header.writeUInt32LE(record.length, 0)
     header.writeUInt32LE(crc32(record), 4)
-    this.#waiting.push(header, Buffer.from(record))
-    this.#next ??= this.#commit(this.#last)
-    return this.#next
-  }
-
-  async #commit(before: Promise<void>): Promise<void> {
-    // A commit that failed leaves the end of the file unknown: so fail all that come after it.
-    await before
-    // From here on records belong to the next one.
-    this.#last = this.#next as Promise<void>
-    this.#next = undefined
-    const batch = Buffer.concat(this.#waiting)
-    this.#waiting = []
-    await this.#file.writeAt(batch, this.#end, { datasync: true })
-    this.#end += batch.length
-    this.#commits++
+    const bytes = Buffer.concat([header, record])
+    const position = this.#end
+    this.#end += bytes.length
+    this.#written = both(this.#written, this.#file.writeAt(bytes, position))
+    await this.#written
+    await this.#queue.commit(this.#file)
   }
 
   /** Waits for what was appended. */
   async close(): Promise<void> {
-    await (this.#next ?? this.#last)
+    await this.#written
     await this.#file.close()
   }
 
@@ -107,6 +93,10 @@ class DurableLog {
   }
 }
 
+async function both(one: Promise<unknown>, other: Promise<unknown>): Promise<void> {
+  await Promise.all([one, other])
+}
+
 const RECORDS = 1000
 
 async function main(path: string): Promise<void> {
@@ -115,10 +105,12 @@ async function main(path: string): Promise<void> {
   try {
     const before: string[] = []
     const log = await DurableLog.open(queue, path, (record) => before.push(record.toString()))
+    const { submitted } = queue.stats()
     const appends = Array.from({ length: RECORDS }, (_, i) => log.append(Buffer.from(textOf(i))))
     await Promise.all(appends)
     await log.append(Buffer.from(textOf(RECORDS)))
-    console.log(`${RECORDS + 1} records on stable storage, in ${log.commits} commits`)
+    const syncs = queue.stats().submitted - submitted - (RECORDS + 1)
+    console.log(`${RECORDS + 1} records on stable storage, by ${syncs} fdatasyncs`)
     await log.close()
 
     // As after a crash in the middle of a write: the last record lacks its end.
