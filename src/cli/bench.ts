@@ -271,7 +271,7 @@ function tell(plan: Plan, lengthBytes: number, groups: readonly Group[]): void {
   const chartLine = plan.svg === undefined ? '' : `The chart is in ${plan.svg}.\n`
   process.stdout.write(
     `${paint('bold', heading)}\n\n${rows(kind, groups, paint)}\n\n` +
-      `×: how many times as fast node-uring is; ${method}.\n${host}.\n${chartLine}${busy()}`,
+      `×: how many times as fast node-uring is.\nEach is the ${method}.\n${host}.\n${chartLine}${busy()}`,
   )
 }
 
@@ -282,28 +282,33 @@ function busy(): string {
   return `This machine is busy (load ${load.toFixed(1)}, ${cores} CPUs): the next run may tell otherwise.\n`
 }
 
-/** The table: our rate, and beside it each other's and how many times it ours is. */
+/** The table: our rate, and beside it each other's and how many times it ours is. 80 columns. */
 function rows(kind: Kind, groups: readonly Group[], paint: Paint): string {
   const [our = '', ...others] = sideNames(kind)
-  const header = ['block', our, '', ...others.flatMap((name) => [name, ''])]
   const body = groups.map(({ sizeBytes, depth, sides }) => {
     const ours = sides[0] as (typeof sides)[number]
-    const theirs = others.flatMap((name) => {
+    const theirs = others.map((name) => {
       const side = sides.find((side) => side.name === name)
-      if (side === undefined) return ['', '']
-      return [`${about(side.opsPerSecond)}/s`, times(ours.opsPerSecond / side.opsPerSecond, paint)]
+      if (side === undefined) return ''
+      const ratio = times(ours.opsPerSecond / side.opsPerSecond, paint)
+      return `${perSecond(side.opsPerSecond)} ${ratio}`
     })
+    const throughput = `${bytes(ours.bytesPerSecond)}/s`.padStart(10)
     const name = `${bytes(sizeBytes)} ×${depth}`
-    return [name, `${about(ours.opsPerSecond)}/s`, `${bytes(ours.bytesPerSecond)}/s`, ...theirs]
+    return [name, `${perSecond(ours.opsPerSecond)} ${throughput}`, ...theirs]
   })
-  const [first = '', ...lines] = table([header, ...body], new Set([1, 2, 3, 4, 5, 6, 7, 8])).split(
-    '\n',
-  )
-  return [paint('dim', first), ...lines].join('\n')
+  const all = table([['block', our, ...others], ...body], new Set([1, 2, 3, 4]))
+  const [header = '', ...lines] = all.split('\n')
+  return [paint('dim', header), ...lines].join('\n')
+}
+
+/** As wide as the widest, `99.9k/s`. */
+function perSecond(rate: number): string {
+  return `${about(rate)}/s`.padStart(7)
 }
 
 function times(ratio: number, paint: Paint): string {
-  const text = `${ratio.toFixed(ratio < 9.95 ? 2 : 1)}×`
+  const text = `${ratio.toFixed(ratio < 9.95 ? 2 : 1)}×`.padStart(5)
   return ratio > 1.05 ? paint('green', text) : ratio < 0.95 ? paint('red', text) : text
 }
 
