@@ -1,5 +1,6 @@
 // Who owns a buffer: what alloc gives, what free takes back, and what becomes of an operation whose
-// buffer goes away under it. What the garbage collector does: collector.test.ts.
+// buffer goes away under it. All the ways to move one: moves.test.ts. The garbage collector:
+// collector.test.ts.
 
 import fs from 'node:fs'
 import test, { type ExecutionContext } from 'ava'
@@ -12,7 +13,6 @@ const MIB = 1 << 20
 
 /** What newer engines have: Node 20 has resizable ArrayBuffers and not yet `transfer`. */
 interface NewArrayBuffer extends ArrayBuffer {
-  transfer?(): ArrayBuffer
   resize(length: number): void
 }
 const Resizable = ArrayBuffer as unknown as new (
@@ -351,47 +351,6 @@ test('an operation on a detached buffer is refused before anything is staged', a
   t.throws(() => file.readAt(view, 0))
   await queue.nop()
   t.is(queue.stats().submitted, submitted + 1)
-})
-
-test('an attempt to move alloc memory in flight leaves the read and all other buffers whole', async (t) => {
-  const queue = ring(t)
-  const file = await stream(t, queue)
-  const others = Array.from({ length: 50 }, (_, i) => queue.alloc(4096).fill(i + 1))
-  const buffer = queue.alloc(4096)
-  const reading = file.readAt(buffer, 0)
-  t.true(await isPending(reading, 5))
-  const memory = buffer.buffer as NewArrayBuffer
-  let target: ArrayBuffer = memory
-  if (memory.transfer === undefined) {
-    // Node 20 copies memory that is not V8's, and newer ones refuse.
-    moved(memory)
-  } else {
-    target = memory.transfer()
-    t.is(buffer.length, 0)
-  }
-  fs.writeSync(file.fd, 'data')
-  t.is(await reading, 4)
-  t.is(Buffer.from(target).subarray(0, 4).toString(), 'data')
-  t.true(others.every((other, i) => other.length === 4096 && other.every((byte) => byte === i + 1)))
-  assertIdle(t, queue)
-})
-
-test('structuredClone and postMessage of alloc memory leave it usable or say no', async (t) => {
-  const queue = ring(t)
-  const file = await queue.open(scratch(t, pattern(100)))
-  const buffer = queue.alloc(100)
-  try {
-    const copy = structuredClone(buffer, { transfer: [buffer.buffer as ArrayBuffer] })
-    t.is(copy.length, 100)
-  } catch (error) {
-    t.is((error as Error).name, 'DataCloneError')
-  }
-  const outcome = await Promise.resolve()
-    .then(() => file.readAt(buffer, 0))
-    .catch((error) => error.code as string)
-  if (buffer.length === 100) t.is(outcome, 100)
-  else t.is(outcome, 'ERR_URING_BUFFER_DETACHED')
-  t.true((await file.bytesAt(0, 100)).equals(pattern(100)))
 })
 
 test('a view that lies about its length is not believed', async (t) => {
