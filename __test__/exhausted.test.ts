@@ -38,6 +38,8 @@ test.serial(
     const reads = Array.from({ length: SLOTS }, (_, i) =>
       (i < FEW ? few : many).readAt(mine.subarray(i, i + 1), 0),
     )
+    // More than slots come free one by one: those that wait for memory must not keep them.
+    const first = Array.from({ length: 2 * FEW }, (_, i) => source.readAt(Buffer.alloc(1000), i))
     // Everything there is waits for one of them, or for two of them.
     const part = (i: number) => content.subarray(i * 100_000, (i + 1) * 100_000)
     const own = Buffer.alloc(4 * MIB)
@@ -76,6 +78,7 @@ test.serial(
       while (copies.length - ended > left) await after(1)
     }
     t.deepEqual(await Promise.all(copies), [1, 1])
+    t.true((await Promise.all(first)).every((count) => count === 1000))
     for (const outcome of await late) {
       t.is(outcome.status, 'fulfilled', String((outcome as PromiseRejectedResult).reason))
     }
