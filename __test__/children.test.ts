@@ -11,6 +11,8 @@ import { fifo, folder, scratch } from './helpers/scratch.js'
 
 const MIB = 1 << 20
 const PAGE = 4096
+/** No arena is larger; AddressSanitizer's own mappings are. */
+const ARENA_BYTES_MAX = 64n << 30n
 
 interface MemoryMap {
   readonly start: bigint
@@ -35,7 +37,7 @@ function memoryMaps(): MemoryMap[] {
       last?.flags.push(...line.split(' ').slice(1).filter(Boolean))
     }
   }
-  return maps
+  return maps.filter(({ start, end }) => end - start <= ARENA_BYTES_MAX)
 }
 
 /** Which of the marks begin a page of the mapping: chunks begin with pages, and V8's memory does not. */
