@@ -136,9 +136,8 @@ test.serial('children started while a queue is at work harm none of its data', a
     }
   })
   const execute = promisify(execFile)
-  const started = performance.now()
   let children = 0
-  while (performance.now() - started < 2500) {
+  while (children < 60 || done < 300) {
     t.is(spawnSync('true').status, 0)
     const { stdout } = await execute('sh', ['-c', 'exec ls -l /proc/self/fd'])
     t.true(stdout.includes('pipe') || stdout.includes('socket'), stdout)
@@ -160,8 +159,6 @@ test.serial('children started while a queue is at work harm none of its data', a
   t.is(await waiting, 12)
   going = false
   await Promise.all(work)
-  t.log(`${children} children, ${done} rounds`)
   t.is(wrong, 0)
-  t.true(children > 20 && done > 100, `${children} children, ${done} rounds`)
   assertIdle(t, queue)
 })
