@@ -101,6 +101,13 @@ export async function childJson<T>(program: string | URL, options?: ChildOptions
   return JSON.parse(ended.stdout) as T
 }
 
+/** What `fixtures/kept-results.mjs` tells: results that it kept, those given away and those copied. */
+export interface KeptResults {
+  readonly results: number
+  readonly givenBytes: number
+  readonly copiedBytes: number
+}
+
 /** How a program is expected to end. */
 export interface Expected {
   /** Default 0. */
