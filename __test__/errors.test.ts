@@ -6,7 +6,6 @@ import test from 'ava'
 import {
   AbortError,
   abortError,
-  explainUnavailable,
   invalidArgType,
   invalidArgValue,
   outOfRange,

@@ -3,7 +3,6 @@
  * them to `operations.ts`; never touches the engine itself.
  */
 import { ftruncate } from 'node:fs'
-import { constants } from 'node:os'
 import { setImmediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import {
@@ -15,6 +14,7 @@ import {
   OP_TIMEOUT,
   OP_WRITE,
 } from './backend.js'
+import { ERRNO } from './errno.js'
 import { rejected, systemError, uringError } from './errors.js'
 import { isAppend, isDirect } from './flags.js'
 import { isDetached } from './memory.js'
@@ -29,7 +29,7 @@ import {
   checkView,
 } from './validate.js'
 
-const { EBADF, EINVAL } = constants.errno
+const { EBADF, EINVAL } = ERRNO
 /** Alignment to assume of a direct file whose kernel cannot say (STATX_DIOALIGN is of 6.1). */
 const BLOCK_BYTES_UNKNOWN = 4096
 /** How long a close with `timeoutMs` waits for the kernel after it has cancelled. */

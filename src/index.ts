@@ -5,14 +5,13 @@ export {
   AbortError,
   type DirectAlignment,
   type SystemError,
-  type Unavailable,
   UringError,
   type UringErrorCode,
 } from './errors.js'
 export { type CloseOptions, File, type WriteOptions } from './file.js'
 export type { RoundTripSummary } from './histogram.js'
 export type { AllocBuffer } from './memory.js'
-export type { QueueOptions, TaskRun } from './options.js'
+export type { BackendChoice, QueueOptions, TaskRun } from './options.js'
 export {
   type Capabilities,
   type OpenOptions,
@@ -21,3 +20,4 @@ export {
   type RoundTripOptions,
 } from './queue.js'
 export { Stats } from './stats.js'
+export type { Unavailable } from './unavailable.js'

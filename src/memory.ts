@@ -14,6 +14,7 @@ import { invalidArgType, systemError, uringError } from './errors.js'
 
 /** A chunk that an ArrayBuffer of ours covers. */
 export interface Allocation {
+  /** Its number; negated where the backend copies, so that no operation takes it for its memory. */
   readonly chunk: number
   readonly owner: Memory
 }
@@ -56,6 +57,8 @@ function dispose(this: Buffer): void {
 export class Memory {
   readonly #backend: Backend
   readonly #limitBytes: number
+  /** Where the backend copies: how many operations use the buffer of a chunk. */
+  readonly #users = new Map<number, number>()
 
   constructor(backend: Backend, limitBytes: number) {
     this.#backend = backend
@@ -85,7 +88,7 @@ export class Memory {
       return undefined
     }
     lookAtYoungMemory()
-    return this.#stamped(arrayBuffer, chunk)
+    return this.#stamped(arrayBuffer, this.#backend.inPlace ? chunk : -chunk)
   }
 
   #stamped(arrayBuffer: ArrayBuffer, chunk: number): AllocBuffer {
@@ -97,16 +100,31 @@ export class Memory {
     return disposable(buffer)
   }
 
-  /** The chunk under a view, or 0 when it is not over memory of this queue. */
+  /**
+   * The chunk under a view, or 0 when it is not over memory of this queue. A negative one is memory of
+   * this queue that is copied like any other: see {@link whileUsed}.
+   */
   chunkOf(view: ArrayBufferView): number {
     const allocation = Stamp.of(view) ?? Stamp.of(view.buffer)
     return allocation !== undefined && allocation.owner === this ? allocation.chunk : 0
   }
 
+  /** Keeps the buffer of a negative chunk from being freed until the promise settles. */
+  async whileUsed<T>(chunk: number, promise: Promise<T>): Promise<T> {
+    this.#users.set(-chunk, (this.#users.get(-chunk) ?? 0) + 1)
+    try {
+      return await promise
+    } finally {
+      const others = (this.#users.get(-chunk) ?? 1) - 1
+      if (others > 0) this.#users.set(-chunk, others)
+      else this.#users.delete(-chunk)
+    }
+  }
+
   /** Gives memory back that nobody has seen yet; closing may have been faster. */
   letGo(buffer: Buffer): void {
     const chunk = this.chunkOf(buffer)
-    if (chunk !== 0) this.#backend.disown(chunk, buffer.buffer)
+    if (chunk !== 0) this.#backend.disown(Math.abs(chunk), buffer.buffer)
   }
 
   /** See {@link Queue.free}. */
@@ -124,7 +142,9 @@ export class Memory {
     const allocation = Stamp.of(arrayBuffer)
     if (allocation?.owner !== this) throw uringError('ERR_URING_NOT_ALLOCATED')
     if (allocation.chunk === 0) return
-    const refusal = this.#backend.disown(allocation.chunk, arrayBuffer)
+    const chunk = Math.abs(allocation.chunk)
+    if (this.#users.has(chunk)) throw uringError('ERR_URING_IN_FLIGHT')
+    const refusal = this.#backend.disown(chunk, arrayBuffer)
     if (refusal === REFUSED_SLOT_BUSY) throw uringError('ERR_URING_IN_FLIGHT')
     if (refusal === REFUSED_UNKNOWN_CHUNK) throw uringError('ERR_URING_FREED')
     if (refusal === REFUSED_CLOSED) throw uringError('ERR_URING_CLOSED')

@@ -5,7 +5,6 @@
  * Arguments have been checked by the callers. Nothing here blocks, and no operation has an object or
  * a closure of its own besides its promise.
  */
-import { constants } from 'node:os'
 import {
   type Backend,
   type Deliver,
@@ -17,13 +16,14 @@ import {
   REFUSED_FAILED,
   REFUSED_UNKNOWN_CHUNK,
   REFUSED_UNKNOWN_FILE,
-  startBackend,
   syscallOf,
 } from './backend.js'
+import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file.js'
 import { Memory } from './memory.js'
 import type { EngineCapabilities, EngineOptions } from './native.js'
+import type { BackendChoice } from './options.js'
 import {
   KIND_BEHIND,
   KIND_CALL,
@@ -37,9 +37,10 @@ import {
   WAITS_FOR_MEMORY,
   WAITS_FOR_SLOT,
 } from './slots.js'
+import { startBackend } from './start.js'
 import { Transfers } from './transfers.js'
 
-const { EBADF, ECANCELED, EINTR } = constants.errno
+const { EBADF, ECANCELED, EINTR } = ERRNO
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -65,9 +66,9 @@ export class Operations {
   #capabilities: EngineCapabilities | undefined
   readonly #pairs: Int32Array
 
-  constructor(options: EngineOptions) {
+  constructor(choice: BackendChoice, options: EngineOptions) {
     const deliver: Deliver = (count, slot, result) => this.#deliver(count, slot, result)
-    const { backend, pairs } = startBackend(options, deliver)
+    const { backend, pairs } = startBackend(choice, options, deliver)
     this.backend = backend
     this.#pairs = pairs
     this.memory = new Memory(backend, options.allocBytes)

@@ -4,7 +4,6 @@
  * an fdatasync linked behind the last piece of a write. Staging, waiting and settling are those of
  * `operations.ts`, for transfers as for all others.
  */
-import { constants } from 'node:os'
 import {
   type Backend,
   FLAG_LINK,
@@ -19,6 +18,7 @@ import {
   TAKE_ERRNO,
   TAKE_LIMIT,
 } from './backend.js'
+import { ERRNO } from './errno.js'
 import { internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file.js'
 import type { Operations } from './operations.js'
@@ -31,7 +31,7 @@ import {
   WAITS_FOR_MEMORY,
 } from './slots.js'
 
-const { EBADF, ECANCELED, EIO } = constants.errno
+const { EBADF, ECANCELED, EIO } = ERRNO
 /** Most bytes of one read or write: the kernel's MAX_RW_COUNT, 2 GiB - 4 KiB. read(2). */
 const IN_PLACE_PIECE_BYTES = 0x7ffff000
 /** Most bytes that are bounced at once: longer transfers go in pieces. */
@@ -71,8 +71,8 @@ export class Transfers {
     op.position = position
     op.datasync = datasync
     const chunk = operations.memory.chunkOf(view)
-    const base = chunk === 0 ? 0 : view.byteOffset
-    if (chunk !== 0 && (file.blockBytes === 0 || isAligned(file, base, length, position))) {
+    const base = chunk > 0 ? view.byteOffset : 0
+    if (chunk > 0 && (file.blockBytes === 0 || isAligned(file, base, length, position))) {
       op.chunk = chunk
       op.base = base
       op.view = view
@@ -81,7 +81,8 @@ export class Transfers {
       op.view = asBytes(view)
     }
     file.pending++
-    return operations.launch(op)
+    const promise = operations.launch<number>(op)
+    return chunk < 0 ? operations.memory.whileUsed(chunk, promise) : promise
   }
 
   /** Reads into memory of its own; resolves with as many bytes as there were. */
