@@ -15,6 +15,7 @@ import {
   uringError,
   withoutFrames,
 } from '../src/errors.ts'
+import { explainUnavailable } from '../src/unavailable.ts'
 
 type Shape = Error & Record<string, unknown>
 

@@ -16,8 +16,14 @@ export const OP_OPENAT = 5
 export const OP_CLOSE = 6
 export const OP_STATX = 7
 export const OP_TIMEOUT = 8
+export const OP_LINK_TIMEOUT = 9
+export const OP_RENAMEAT = 10
+export const OP_UNLINKAT = 11
 /** Beside an opcode: the next operation starts when this one has succeeded. */
 export const FLAG_LINK = 1 << 8
+export const FLAG_HARDLINK = 1 << 9
+export const FLAG_DRAIN = 1 << 10
+export const FLAG_QUIET = 1 << 12
 
 /** Names of operations in errors, as node:fs has them. */
 const SYSCALLS: readonly string[] = [

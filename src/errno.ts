@@ -50,6 +50,7 @@ export function errnoWords(errno: number): readonly [code: string, words: string
 /** The error numbers that this package knows by name. */
 const NAMES = [
   'EAGAIN',
+  'EALREADY',
   'EBADF',
   'ECANCELED',
   'EEXIST',

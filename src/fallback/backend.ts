@@ -9,12 +9,14 @@ import {
   OP_CLOSE,
   OP_FSYNC,
   OP_FTRUNCATE,
+  OP_NOP,
   OP_OPENAT,
   OP_READ,
   OP_STATX,
-  OP_TIMEOUT,
+  OP_UNLINKAT,
   OP_WRITE,
   REFUSED_ARGUMENT,
+  REFUSED_BUFFER_GONE,
   REFUSED_CLOSED,
   REFUSED_FILE_IN_FLIGHT,
   REFUSED_RANGE,
@@ -31,6 +33,7 @@ import type { EngineCapabilities, EngineOptions, EngineStats, Opened } from '../
 import type { Unavailable } from '../unavailable.js'
 import { Request } from './calls.js'
 import { descriptorFlags, FileTable, type OpenFile } from './files.js'
+import { Many } from './many.js'
 import { Chunks } from './memory.js'
 import { closeQuietly } from './streams.js'
 import { LINKS, Turns } from './turns.js'
@@ -48,9 +51,16 @@ const OPERATIONS: Readonly<Record<string, boolean>> = {
   close: true,
   statx: true,
   timeout: true,
+  link_timeout: true,
+  renameat: true,
+  unlinkat: true,
   async_cancel: false,
 }
-const OPCODE_MAX = OP_TIMEOUT
+const OPCODE_MAX = OP_UNLINKAT
+/** Most operations of one {@link NodeBackend.stageMany}. */
+const MANY_MAX = 1 << 20
+/** Where each of many goes in the file. */
+type Positions = Float64Array | BigInt64Array | BigUint64Array
 /** Those that are done to a file. A statx may be of a path. */
 const ON_FILES = new Set([OP_READ, OP_WRITE, OP_FSYNC, OP_FTRUNCATE, OP_CLOSE])
 /** The engine, on node:fs. */
@@ -65,6 +75,8 @@ export class NodeBackend implements Backend {
   /** What opens and statxs left, by slot, until it is taken or the slot is used again. */
   readonly #opened = new Map<number, { fd: number; flags: number }>()
   readonly #statx = new Map<number, Uint8Array>()
+  /** What became of each of many, likewise. */
+  readonly #counts = new Map<number, Int32Array>()
   #closed = false
   #cancels = 0
 
@@ -120,19 +132,26 @@ export class NodeBackend implements Backend {
     const file = this.#files.get(handle)
     if (file === undefined && (handle !== 0 || ON_FILES.has(kind))) return REFUSED_UNKNOWN_FILE
     const request = new Request(slot, kind, flags, file, chunk, offset, length, position)
-    if (kind === OP_READ || kind === OP_WRITE) {
-      const memory = this.#chunks.bytesOf(chunk)
-      if (memory === undefined) return REFUSED_UNKNOWN_CHUNK
-      if (offset + length > memory.byteLength) return REFUSED_RANGE
-      request.memory = memory
-      this.#chunks.hold(chunk)
-    } else if (kind === OP_CLOSE) {
+    if (kind === OP_CLOSE) {
       if ((file as OpenFile).holds > 0) return REFUSED_FILE_IN_FLIGHT
       if ((flags & LINKS) !== 0) return REFUSED_ARGUMENT
       // Nothing staged later can reach it.
       this.#files.remove(handle)
     } else if (handle === 0 && bytes !== undefined) {
       request.path = Buffer.from(bytes)
+    }
+    return this.#admit(request)
+  }
+
+  /** Takes hold of what a request uses, until it is over. */
+  #admit(request: Request): number | undefined {
+    const { opcode, slot, file, chunk, offset, length } = request
+    if (opcode === OP_READ || opcode === OP_WRITE) {
+      const memory = this.#chunks.bytesOf(chunk)
+      if (memory === undefined) return REFUSED_UNKNOWN_CHUNK
+      if (offset + length > memory.byteLength) return REFUSED_RANGE
+      request.memory = memory
+      this.#chunks.hold(chunk)
     }
     if (file !== undefined) file.holds++
     this.#forget(slot)
@@ -146,17 +165,61 @@ export class NodeBackend implements Backend {
     if (opened !== undefined) closeQuietly(opened.fd)
     this.#opened.delete(slot)
     this.#statx.delete(slot)
+    this.#counts.delete(slot)
+  }
+
+  stageMany(
+    opcode: number,
+    slot: number,
+    handle: number,
+    chunk: number,
+    offset: number,
+    lengths: number | Uint32Array,
+    positions: Positions | number,
+    fill: number,
+  ): number | undefined {
+    if (this.#closed) return REFUSED_CLOSED
+    if (this.#turns.at(slot) !== undefined) return REFUSED_SLOT_BUSY
+    const transfers = opcode === OP_READ || opcode === OP_WRITE
+    if (!transfers && opcode !== OP_NOP) return REFUSED_UNKNOWN_OPCODE
+    const count = typeof positions === 'number' ? positions : positions.length
+    if (count === 0 || count > MANY_MAX) return REFUSED_ARGUMENT
+    const many = new Many({
+      count,
+      // Copies: they are the caller's.
+      lengths: typeof lengths === 'number' ? lengths : lengths.slice(),
+      positions: typeof positions === 'number' ? undefined : positions.slice(),
+      fill: fill !== 0,
+    })
+    const file = this.#files.get(handle)
+    if (transfers && file === undefined) return REFUSED_UNKNOWN_FILE
+    const request = new Request(slot, opcode, 0, file, chunk, offset, many.bytes, 0)
+    request.many = many
+    return this.#admit(request)
+  }
+
+  takeCounts(slot: number, target: Int32Array, offset: number): number | undefined {
+    const counts = this.#counts.get(slot)
+    if (counts === undefined) return REFUSED_UNKNOWN_CHUNK
+    this.#counts.delete(slot)
+    if (offset + counts.length > target.length) return REFUSED_BUFFER_GONE
+    target.set(counts, offset)
+    return undefined
   }
 
   /** A request is over: what it held is free, and what it brought can be taken. */
   #letGo(request: Request, result: number): void {
-    const { opcode, file, chunk, slot, statx } = request
+    const { opcode, file, chunk, slot, statx, many } = request
     if (request.memory !== undefined) this.#chunks.unhold(chunk)
     if (file !== undefined) file.holds--
     if (opcode === OP_OPENAT && result >= 0) {
       this.#opened.set(slot, { fd: result, flags: request.offset })
     } else if (opcode === OP_STATX && statx !== undefined) {
       this.#statx.set(slot, statx)
+    } else if (many !== undefined) {
+      // Each has a result, also of those that never began.
+      if (!request.begun) many.cancel()
+      this.#counts.set(slot, many.results)
     } else if (opcode === OP_CLOSE && !request.begun) {
       closeQuietly((file as OpenFile).fd)
     }

@@ -5,26 +5,49 @@
  */
 import fs, { type BigIntStats } from 'node:fs'
 import {
+  FLAG_QUIET,
   OP_CLOSE,
   OP_FSYNC,
   OP_FTRUNCATE,
   OP_NOP,
   OP_OPENAT,
   OP_READ,
+  OP_RENAMEAT,
   OP_STATX,
   OP_TIMEOUT,
+  OP_UNLINKAT,
   OP_WRITE,
 } from '../backend.js'
 import { ERRNO } from '../errno.js'
 import { lineOf, type OpenFile } from './files.js'
+import type { Many } from './many.js'
 import { errnoOf, packStatx } from './statx.js'
 import type { Timers, Withdraw } from './timers.js'
 
 /** The largest position that the kernel has. */
 const POSITION_MAX = 2n ** 63n - 1n
 
+/** Flags of a timeout: it ends at a time of CLOCK_MONOTONIC; it breaks no chain. */
+const TIMEOUT_ABSOLUTE = 1
+export const TIMEOUT_SUCCEEDS = 2
+/** Flag of unlinkat(2): a directory goes, not a file. */
+const AT_REMOVEDIR = 0x200
+
+/** A read or write. */
+export interface Move {
+  readonly opcode: number
+  readonly file: OpenFile | undefined
+  /** The chunk's memory, which nobody outside can reach. */
+  readonly memory: Uint8Array | undefined
+  readonly offset: number
+  readonly length: number
+  readonly position: number | bigint
+  /** Takes it back while it is under way, where that is possible. */
+  withdraw: Withdraw | undefined
+}
+
 /** An operation from staging to its completion. */
-export class Request {
+export class Request implements Move {
   readonly slot: number
   readonly opcode: number
   readonly flags: number
@@ -33,19 +56,20 @@ export class Request {
   readonly offset: number
   readonly length: number
   readonly position: number | bigint
-  /** Of reads and writes: the chunk's memory, which nobody outside can reach. */
   memory: Uint8Array | undefined = undefined
-  /** The path, a copy. */
+  /** The path, or two of them, a copy. */
   path: Buffer | undefined = undefined
-  /** The next member of its chain. */
+  /** All of them, where this is many under one slot. */
+  many: Many | undefined = undefined
+  /** The next member of its chain, and the time limit that it is under. */
   next: Request | undefined = undefined
+  limit: Request | undefined = undefined
   /** Handed to node:fs, or its timer set. */
   begun = false
   /** To be completed with ECANCELED instead of begun. */
   doomed = false
   /** Over, and perhaps not yet delivered. */
   over = false
-  /** Takes it back while it is under way, where that is possible. */
   withdraw: Withdraw | undefined = undefined
   /** What a statx left to be taken. */
   statx: Uint8Array | undefined = undefined
@@ -88,7 +112,8 @@ export function perform(request: Request, timers: Timers, done: Done): number | 
 }
 
 function call(request: Request, timers: Timers, done: Done): number | undefined {
-  const { opcode, length, position, path } = request
+  if (request.many !== undefined) return callMany(request, request.many, timers, done)
+  const { opcode, offset, length, position, path } = request
   const over = (error: Error | null): void => done(error === null ? 0 : errnoOf(error))
   const fd = request.file?.fd ?? -1
   switch (opcode) {
@@ -106,7 +131,7 @@ function call(request: Request, timers: Timers, done: Done): number | undefined 
       fs.ftruncate(fd, Number(position), over)
       return undefined
     case OP_OPENAT:
-      fs.open(path as Buffer, request.offset | 0, length & 0o7777, (error, opened) =>
+      fs.open(path as Buffer, offset | 0, length & 0o7777, (error, opened) =>
         done(error === null ? opened : errnoOf(error)),
       )
       return undefined
@@ -117,20 +142,55 @@ function call(request: Request, timers: Timers, done: Done): number | undefined 
       stat(request, done)
       return undefined
     case OP_TIMEOUT:
-      request.withdraw = timers.after(Number(position) / 1e6, () => done(-ERRNO.ETIME))
+      request.withdraw = timers.after(
+        timeLeftMs(request),
+        () => done(-ERRNO.ETIME),
+        (request.flags & FLAG_QUIET) !== 0,
+      )
+      return undefined
+    case OP_RENAMEAT:
+      // Node has no renameat2(2), whose flags ask for more than rename(2) does.
+      if (offset !== 0) return -ERRNO.EINVAL
+      fs.rename((path as Buffer).subarray(0, length), (path as Buffer).subarray(length), over)
+      return undefined
+    case OP_UNLINKAT:
+      if (offset === AT_REMOVEDIR) fs.rmdir(path as Buffer, over)
+      else fs.unlink(path as Buffer, over)
       return undefined
     default:
       return -ERRNO.EINVAL
   }
 }
 
+/** How long a timeout still has, in milliseconds. */
+export function timeLeftMs({ offset, position }: Request): number {
+  if ((offset & TIMEOUT_ABSOLUTE) === 0) return Number(position) / 1e6
+  return Number(BigInt(position) - process.hrtime.bigint()) / 1e6
+}
+
+function callMany(request: Request, many: Many, timers: Timers, done: Done): number | undefined {
+  request.withdraw = () => many.cancel()
+  const { opcode, file, memory, offset } = request
+  return many.begin((start, length, position, over) => {
+    const move = {
+      opcode,
+      file,
+      memory,
+      offset: offset + start,
+      length,
+      position,
+      withdraw: undefined,
+    }
+    return [move, transfer(move, timers, over)]
+  }, done)
+}
+
 /** pread(2) and pwrite(2); read(2) and write(2) where there are no positions. */
-function transfer(request: Request, timers: Timers, done: Done): number | undefined {
-  const { opcode, length, position } = request
-  const file = request.file as OpenFile
-  const reads = opcode === OP_READ
+function transfer(move: Move, timers: Timers, done: Done): number | undefined {
+  const { opcode, length, position } = move
+  const file = move.file as OpenFile
   if (file.stream) {
-    throughLine(request, timers, done)
+    throughLine(move, timers, done)
     return undefined
   }
   const over = (result: number): void => {
@@ -138,27 +198,27 @@ function transfer(request: Request, timers: Timers, done: Done): number | undefi
       done(result)
     } else {
       file.stream = true
-      throughLine(request, timers, done)
+      throughLine(move, timers, done)
     }
   }
-  if (reads) {
-    attempt(request, file.fd, position, over)
+  if (opcode === OP_READ) {
+    attempt(move, file.fd, position, over)
     return undefined
   }
   if (file.append) {
-    attempt(request, file.fd, null, over)
+    attempt(move, file.fd, null, over)
     return undefined
   }
   // fs.write takes no bigint, and a number that is not exact for the current position.
-  const inexact = position > Number.MAX_SAFE_INTEGER
-  if (inexact)
+  if (position > Number.MAX_SAFE_INTEGER) {
     return BigInt(position) + BigInt(length) > POSITION_MAX ? -ERRNO.EINVAL : -ERRNO.EFBIG
-  attempt(request, file.fd, Number(position), over)
+  }
+  attempt(move, file.fd, Number(position), over)
   return undefined
 }
 
 function attempt(
-  { opcode, memory, offset, length }: Request,
+  { opcode, memory, offset, length }: Move,
   fd: number,
   position: number | bigint | null,
   done: Done,
@@ -171,9 +231,9 @@ function attempt(
 }
 
 /** Behind those that read the same stream, or write to it. */
-function throughLine(request: Request, timers: Timers, done: Done): void {
-  const line = lineOf(request.file as OpenFile, request.opcode === OP_READ, timers)
-  request.withdraw = line.push((fd, over) => attempt(request, fd, null, over), done)
+function throughLine(move: Move, timers: Timers, done: Done): void {
+  const line = lineOf(move.file as OpenFile, move.opcode === OP_READ, timers)
+  move.withdraw = line.push((fd, over) => attempt(move, fd, null, over), done)
 }
 
 function stat(request: Request, done: Done): void {

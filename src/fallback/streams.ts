@@ -24,6 +24,8 @@ interface Waiting {
   before: Waiting | undefined
   behind: Waiting | undefined
   gone: boolean
+  /** It was to be taken back while it was being tried. */
+  doomed: boolean
 }
 
 /** The reads, or the writes, of one stream. */
@@ -48,9 +50,19 @@ export class StreamLine {
     this.#timers = timers
   }
 
-  /** Puts one at the end. What it gives takes it back, if it is not just being tried. */
+  /**
+   * Puts one at the end. What it gives takes it back; one that is just being tried ends with ECANCELED
+   * if nothing comes of that.
+   */
   push(attempt: Attempt, done: (result: number) => void): Withdraw {
-    const waiting: Waiting = { attempt, done, before: this.#last, behind: undefined, gone: false }
+    const waiting: Waiting = {
+      attempt,
+      done,
+      before: this.#last,
+      behind: undefined,
+      gone: false,
+      doomed: false,
+    }
     if (this.#last === undefined) this.#first = waiting
     else this.#last.behind = waiting
     this.#last = waiting
@@ -74,8 +86,9 @@ export class StreamLine {
     first.attempt(this.#own ?? this.#fd, (result) => {
       this.#trying = false
       if (this.#ended) this.#release()
-      if (result === -ERRNO.EAGAIN && !this.#ended) this.#tryLater()
-      else this.#next(first, result)
+      if (result !== -ERRNO.EAGAIN || this.#ended) this.#next(first, result)
+      else if (first.doomed) this.#next(first, -ERRNO.ECANCELED)
+      else this.#tryLater()
     })
   }
 
@@ -95,15 +108,19 @@ export class StreamLine {
     })
   }
 
-  #withdraw(waiting: Waiting): boolean {
+  #withdraw(waiting: Waiting): ReturnType<Withdraw> {
     const isFirst = this.#first === waiting
-    if (waiting.gone || (isFirst && this.#trying)) return false
+    if (waiting.gone) return 'never'
+    if (isFirst && this.#trying) {
+      waiting.doomed = true
+      return this.#own === undefined ? 'never' : 'soon'
+    }
     this.#remove(waiting)
-    if (!isFirst) return true
+    if (!isFirst) return 'now'
     this.#withdrawTimer?.()
     this.#withdrawTimer = undefined
     this.#try()
-    return true
+    return 'now'
   }
 
   /** Nothing is tried any more. */

@@ -1,14 +1,24 @@
 /**
  * When operations of the fallback begin, and when they are delivered. They begin at the end of a turn
  * of the event loop, or by `flush`; what is complete is delivered together in the next, from one
- * callback and never from within a call. A member of a chain begins when the one before it is over.
+ * callback and never from within a call. Chains, drains and time limits keep the order that
+ * `crates/core/src/operation.rs` gives them.
  */
-import { type Deliver, FLAG_LINK, OP_READ, OP_WRITE } from '../backend.js'
+import {
+  type Deliver,
+  FLAG_DRAIN,
+  FLAG_HARDLINK,
+  FLAG_LINK,
+  FLAG_QUIET,
+  OP_LINK_TIMEOUT,
+  OP_READ,
+  OP_TIMEOUT,
+  OP_WRITE,
+} from '../backend.js'
 import { ERRNO } from '../errno.js'
-import { perform, type Request } from './calls.js'
+import { perform, type Request, TIMEOUT_SUCCEEDS, timeLeftMs } from './calls.js'
 import { Timers } from './timers.js'
 
-export const FLAG_HARDLINK = 1 << 9
 /** Flags beside the opcode: a chain goes on with what is staged next. */
 export const LINKS = FLAG_LINK | FLAG_HARDLINK
 
@@ -28,9 +38,17 @@ export class Turns {
   #staged: Request[] = []
   /** The last member of a chain that goes on with what is staged next. */
   #open: Request | undefined
+  /** Members of chains that have begun and are not over; quiet ones are not counted. */
+  #active = 0
+  /** They are those of a drain: nothing begins before they are over. */
+  #draining = false
+  /** Timeouts that also end when so many others are over. */
+  readonly #counting = new Map<Request, number>()
   /** What is to be delivered. */
   #done: { request: Request; result: number }[] = []
+  /** What has the next turn come, and what does so without keeping the process alive. */
   #immediate: NodeJS.Immediate | undefined
+  #idle: NodeJS.Timeout | undefined
   #wanted = true
   #closed = false
   /** Requests that node:fs or a timer has. */
@@ -58,18 +76,26 @@ export class Turns {
   enter(request: Request): void {
     this.#bySlot[request.slot] = request
     this.inFlight++
-    if (this.#open === undefined) this.#staged.push(request)
-    else this.#open.next = request
-    this.#open = (request.flags & LINKS) === 0 ? undefined : request
-    this.#arm()
+    const quiet = isQuiet(request)
+    if (this.#open !== undefined && !quiet) this.#open.next = request
+    // Quiet ones go before everything, and a chain that is not whole stays the last.
+    else if (quiet) this.#staged.unshift(request)
+    else this.#staged.push(request)
+    if (!quiet) this.#open = (request.flags & LINKS) === 0 ? undefined : request
+    this.#arm(!quiet)
   }
 
   /** Cancels a chain that cannot go on, whole. */
   cancelOpenChain(): void {
-    if (this.#open === undefined) return
-    const head = this.#staged[this.#staged.length - 1]
-    for (let member = head; member !== undefined; member = member.next) member.doomed = true
+    const head = this.#open === undefined ? undefined : this.#staged[this.#staged.length - 1]
+    if (head !== undefined) this.#doom(head)
     this.#open = undefined
+  }
+
+  /** It ends in the next turn, whatever it stands behind. */
+  #doom(request: Request): void {
+    request.doomed = true
+    this.#arm()
   }
 
   /**
@@ -77,25 +103,41 @@ export class Turns {
    * completes with its true result: Node has no call to take it back.
    */
   cancel(request: Request): void {
-    if (!request.begun) {
-      request.doomed = true
-    } else if (request.withdraw?.() === true) {
+    if (!request.begun) this.#doom(request)
+    else this.#withdraw(request, -ERRNO.ECANCELED)
+  }
+
+  /** Takes back what is under way; false where that is not possible. */
+  #withdraw(request: Request, result: number): boolean {
+    const outcome = request.over ? 'never' : request.withdraw?.()
+    if (outcome === 'now') {
       this.running--
-      this.#advance(request, -ERRNO.ECANCELED)
+      this.#advance(request, result)
     }
+    return outcome === 'now' || outcome === 'soon'
   }
 
   // ---- turns of the event loop ------------------------------------------------------------------
 
-  /** Has the next turn come; the loop does not end before it. */
-  #arm(): void {
+  /**
+   * Has the next turn come; the loop does not end before it, unless nobody wants it. Then it is a
+   * timer: the loop would sleep over an immediate that keeps nobody awake.
+   */
+  #arm(loud = true): void {
     if (this.#immediate !== undefined) return
-    this.#immediate = setImmediate(this.#turn)
-    if (!this.#wanted) this.#immediate.unref()
+    if (loud && this.#wanted) this.#immediate = setImmediate(this.#turn)
+    else this.#idle ??= setTimeout(this.#turn, 0).unref()
+  }
+
+  #disarm(): void {
+    if (this.#immediate !== undefined) clearImmediate(this.#immediate)
+    clearTimeout(this.#idle)
+    this.#immediate = undefined
+    this.#idle = undefined
   }
 
   readonly #turn = (): void => {
-    this.#immediate = undefined
+    this.#disarm()
     this.begin()
     try {
       this.#deliverDone()
@@ -106,12 +148,33 @@ export class Turns {
     }
   }
 
-  /** Begins what is staged, but for a chain that is not whole. */
+  /** Begins what is staged, but for a chain that is not whole and what waits for a drain. */
   begin(): void {
     if (this.#staged.length === 0 || this.#closed) return
     const heads = this.#staged
-    this.#staged = this.#open === undefined ? [] : [heads.pop() as Request]
-    for (const head of heads) this.#run(head)
+    this.#staged = []
+    const incomplete = this.#open === undefined ? undefined : heads.pop()
+    const kept: Request[] = []
+    let blocked = false
+    for (const head of heads) {
+      // What is cancelled ends, whatever it stands behind. A chain ends whole.
+      if (!isDoomed(head)) {
+        blocked ||= !isQuiet(head) && this.#mustWait(head)
+        if (blocked && !isQuiet(head)) {
+          kept.push(head)
+          continue
+        }
+        if (!isQuiet(head)) this.#draining = (head.flags & FLAG_DRAIN) !== 0
+      }
+      if (!isQuiet(head)) this.#active += lengthOf(head)
+      this.#run(head)
+    }
+    if (incomplete !== undefined) kept.push(incomplete)
+    this.#staged.unshift(...kept)
+  }
+
+  #mustWait(head: Request): boolean {
+    return this.#active > 0 && (this.#draining || (head.flags & FLAG_DRAIN) !== 0)
   }
 
   /** Begins a request, and as long as they are over at once the next in its chain. */
@@ -127,6 +190,10 @@ export class Turns {
   #start(request: Request): number | undefined {
     request.begun = true
     this.submitted++
+    if (request.opcode === OP_TIMEOUT && request.length > 0) {
+      this.#counting.set(request, request.length)
+    }
+    if (request.next?.opcode === OP_LINK_TIMEOUT) this.#limit(request, request.next)
     const answer = perform(request, this.#timers, (result) => {
       this.running--
       if (this.#closed) this.#late(request, result)
@@ -136,15 +203,38 @@ export class Turns {
     return answer
   }
 
+  /** Bounds a request by the time limit behind it, which is over when the request is. */
+  #limit(request: Request, limit: Request): void {
+    request.limit = limit
+    request.next = limit.next
+    limit.next = undefined
+    limit.begun = true
+    this.submitted++
+    this.running++
+    limit.withdraw = this.#timers.after(timeLeftMs(limit), () => {
+      this.running--
+      request.limit = undefined
+      // As the kernel, which cannot stop everything either.
+      const stopped = this.#withdraw(request, -ERRNO.ECANCELED)
+      this.#complete(limit, stopped ? -ERRNO.ETIME : -ERRNO.EALREADY)
+    })
+  }
+
   #advance(request: Request, result: number): void {
     const next = this.#over(request, result)
     if (next !== undefined) this.#run(next)
+    // A drain may wait for this.
+    if (this.#active === 0 && this.#staged.length > 0) this.#arm()
   }
 
   /** A request is over. Gives the next in its chain if that may begin. */
   #over(request: Request, result: number): Request | undefined {
     this.#complete(request, result)
-    const { next, flags } = request
+    const { next, flags, limit } = request
+    if (limit !== undefined) {
+      request.limit = undefined
+      this.#withdraw(limit, -ERRNO.ECANCELED)
+    }
     if (next === undefined) return undefined
     if ((flags & FLAG_HARDLINK) !== 0 || succeeded(request, result)) return next
     // A broken link ends the chain, hard links behind it included. io_uring_enter(2).
@@ -159,6 +249,14 @@ export class Turns {
     this.#letGo(request, result)
     this.#done.push({ request, result })
     this.#arm()
+    this.#counting.delete(request)
+    if (isQuiet(request)) return
+    this.#active--
+    if (request.opcode === OP_TIMEOUT) return
+    for (const [timeout, left] of this.#counting) {
+      if (left > 1) this.#counting.set(timeout, left - 1)
+      else this.#withdraw(timeout, 0)
+    }
   }
 
   #deliverDone(): void {
@@ -183,18 +281,20 @@ export class Turns {
   /** Whether the process stays alive for what is staged, and for timers. */
   setWanted(wanted: boolean): void {
     this.#wanted = wanted
-    if (wanted) this.#immediate?.ref()
-    else this.#immediate?.unref()
+    if (this.#immediate !== undefined || this.#idle !== undefined) {
+      this.#disarm()
+      this.#arm()
+    }
     this.#timers.setWanted(wanted)
   }
 
   /** Nothing begins and nothing is delivered any more. */
   close(): void {
     this.#closed = true
-    if (this.#immediate !== undefined) clearImmediate(this.#immediate)
+    this.#disarm()
     for (const request of this.#bySlot) {
       if (request === undefined || request.over) continue
-      if (request.begun && request.withdraw?.() !== true) continue
+      if (request.begun && request.withdraw?.() !== 'now') continue
       if (request.begun) this.running--
       this.#letGo(request, -ERRNO.ECANCELED)
     }
@@ -202,9 +302,34 @@ export class Turns {
   }
 }
 
+/** Whether it keeps no program alive, and waits for nothing. */
+function isQuiet(request: Request): boolean {
+  return (request.flags & FLAG_QUIET) !== 0
+}
+
+/** Whether a member of a chain was cancelled before it began; then all are. */
+function isDoomed(head: Request): boolean {
+  let doomed = false
+  for (let member: Request | undefined = head; member !== undefined; member = member.next) {
+    doomed ||= member.doomed
+  }
+  if (!doomed) return false
+  for (let member: Request | undefined = head; member !== undefined; member = member.next) {
+    member.doomed = true
+  }
+  return true
+}
+
+function lengthOf(head: Request): number {
+  let length = 0
+  for (let member: Request | undefined = head; member !== undefined; member = member.next) length++
+  return length
+}
+
 /** Whether a link holds: a read or write that is short breaks it. */
 function succeeded(request: Request, result: number): boolean {
+  const { opcode, offset, length } = request
+  if (opcode === OP_TIMEOUT && result === -ERRNO.ETIME) return (offset & TIMEOUT_SUCCEEDS) !== 0
   if (result < 0) return false
-  const transfers = request.opcode === OP_READ || request.opcode === OP_WRITE
-  return !transfers || result === request.length
+  return (opcode !== OP_READ && opcode !== OP_WRITE) || result === length
 }
