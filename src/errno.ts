@@ -63,6 +63,7 @@ const NAMES = [
   'ENOENT',
   'ENOMEM',
   'ENOTSUP',
+  'EPERM',
   'ESPIPE',
   'ETIME',
 ] as const

@@ -14,8 +14,10 @@ import { invalidArgType, systemError, uringError } from './errors.js'
 
 /** A chunk that an ArrayBuffer of ours covers. */
 export interface Allocation {
-  /** Its number; negated where the backend copies, so that no operation takes it for its memory. */
+  /** What operations use in place; 0 where the backend copies. */
   readonly chunk: number
+  /** What is given back. */
+  readonly number: number
   readonly owner: Memory
 }
 
@@ -57,10 +59,11 @@ function dispose(this: Buffer): void {
 export class Memory {
   readonly #backend: Backend
   readonly #limitBytes: number
-  /** Where the backend copies: how many operations use the buffer of a chunk. */
-  readonly #users = new Map<number, number>()
+  /** Whether an operation has yet to copy from or to a buffer, where the backend copies. */
+  readonly #isUsed: (buffer: ArrayBufferLike) => boolean
 
-  constructor(backend: Backend, limitBytes: number) {
+  constructor(backend: Backend, limitBytes: number, isUsed: (buffer: ArrayBufferLike) => boolean) {
+    this.#isUsed = isUsed
     this.#backend = backend
     this.#limitBytes = limitBytes
   }
@@ -88,11 +91,12 @@ export class Memory {
       return undefined
     }
     lookAtYoungMemory()
-    return this.#stamped(arrayBuffer, this.#backend.inPlace ? chunk : -chunk)
+    return this.#stamped(arrayBuffer, chunk)
   }
 
   #stamped(arrayBuffer: ArrayBuffer, chunk: number): AllocBuffer {
-    const allocation: Allocation = { chunk, owner: this }
+    const inPlace = this.#backend.inPlace ? chunk : 0
+    const allocation: Allocation = { chunk: inPlace, number: chunk, owner: this }
     new Stamp(arrayBuffer, allocation)
     const buffer = Buffer.from(arrayBuffer)
     // On the Buffer too: most operations are given this very object, and need not look further.
@@ -100,31 +104,16 @@ export class Memory {
     return disposable(buffer)
   }
 
-  /**
-   * The chunk under a view, or 0 when it is not over memory of this queue. A negative one is memory of
-   * this queue that is copied like any other: see {@link whileUsed}.
-   */
+  /** The chunk under a view, or 0 when operations have to copy. */
   chunkOf(view: ArrayBufferView): number {
     const allocation = Stamp.of(view) ?? Stamp.of(view.buffer)
     return allocation !== undefined && allocation.owner === this ? allocation.chunk : 0
   }
 
-  /** Keeps the buffer of a negative chunk from being freed until the promise settles. */
-  async whileUsed<T>(chunk: number, promise: Promise<T>): Promise<T> {
-    this.#users.set(-chunk, (this.#users.get(-chunk) ?? 0) + 1)
-    try {
-      return await promise
-    } finally {
-      const others = (this.#users.get(-chunk) ?? 1) - 1
-      if (others > 0) this.#users.set(-chunk, others)
-      else this.#users.delete(-chunk)
-    }
-  }
-
   /** Gives memory back that nobody has seen yet; closing may have been faster. */
   letGo(buffer: Buffer): void {
     const chunk = this.chunkOf(buffer)
-    if (chunk !== 0) this.#backend.disown(Math.abs(chunk), buffer.buffer)
+    if (chunk !== 0) this.#backend.disown(chunk, buffer.buffer)
   }
 
   /** See {@link Queue.free}. */
@@ -141,10 +130,10 @@ export class Memory {
     if (arrayBuffer.byteLength === 0 && isDetached(arrayBuffer)) throw uringError('ERR_URING_FREED')
     const allocation = Stamp.of(arrayBuffer)
     if (allocation?.owner !== this) throw uringError('ERR_URING_NOT_ALLOCATED')
-    if (allocation.chunk === 0) return
-    const chunk = Math.abs(allocation.chunk)
-    if (this.#users.has(chunk)) throw uringError('ERR_URING_IN_FLIGHT')
-    const refusal = this.#backend.disown(chunk, arrayBuffer)
+    if (allocation.number === 0) return
+    const copies = !this.#backend.inPlace
+    if (copies && this.#isUsed(arrayBuffer)) throw uringError('ERR_URING_IN_FLIGHT')
+    const refusal = this.#backend.disown(allocation.number, arrayBuffer)
     if (refusal === REFUSED_SLOT_BUSY) throw uringError('ERR_URING_IN_FLIGHT')
     if (refusal === REFUSED_UNKNOWN_CHUNK) throw uringError('ERR_URING_FREED')
     if (refusal === REFUSED_CLOSED) throw uringError('ERR_URING_CLOSED')

@@ -243,6 +243,11 @@ export class NodeBackend implements Backend {
     return undefined
   }
 
+  isStaged(slot: number): boolean {
+    const request = this.#turns.at(slot)
+    return request !== undefined && !request.begun && !request.over
+  }
+
   flush(): number | undefined {
     if (this.#closed) return REFUSED_CLOSED
     this.#turns.begin()
@@ -270,6 +275,15 @@ export class NodeBackend implements Backend {
   ): number | undefined {
     if (this.#closed) return REFUSED_CLOSED
     return this.#chunks.copyOut(chunk, offset, target, targetOffset, length)
+  }
+  copyRuns(
+    chunk: number,
+    runs: Float64Array,
+    target: Uint8Array,
+    targetOffset: number,
+  ): number | undefined {
+    if (this.#closed) return REFUSED_CLOSED
+    return this.#chunks.copyRuns(chunk, runs, target, targetOffset)
   }
   expose(chunk: number): ArrayBuffer | undefined {
     return this.#chunks.expose(chunk)

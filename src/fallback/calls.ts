@@ -17,6 +17,7 @@ import {
   OP_TIMEOUT,
   OP_UNLINKAT,
   OP_WRITE,
+  TIMEOUT_ABSOLUTE,
 } from '../backend.js'
 import { ERRNO } from '../errno.js'
 import { lineOf, type OpenFile } from './files.js'
@@ -27,9 +28,6 @@ import type { Timers, Withdraw } from './timers.js'
 /** The largest position that the kernel has. */
 const POSITION_MAX = 2n ** 63n - 1n
 
-/** Flags of a timeout: it ends at a time of CLOCK_MONOTONIC; it breaks no chain. */
-const TIMEOUT_ABSOLUTE = 1
-export const TIMEOUT_SUCCEEDS = 2
 /** Flag of unlinkat(2): a directory goes, not a file. */
 const AT_REMOVEDIR = 0x200
 

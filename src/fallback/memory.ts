@@ -19,6 +19,8 @@ import { ERRNO } from '../errno.js'
 
 /** The smallest chunk, and what direct I/O asks of memory at most: a page. */
 const PAGE_BYTES = 4096
+/** The longest chunk whose length is a power of two. */
+const CLASS_BYTES_MAX = 4 << 20
 /** What aligned chunks are cut from, unless they are longer. */
 const SLAB_BYTES = 2 << 20
 /** WebAssembly's pages, which its memory begins on. */
@@ -216,6 +218,25 @@ export class Chunks {
     return this.disown(chunk) ?? (place === undefined ? REFUSED_BUFFER_GONE : undefined)
   }
 
+  /** See {@link RawFunctions.copyRuns}. */
+  copyRuns(
+    chunk: number,
+    runs: Float64Array,
+    target: Uint8Array,
+    targetOffset: number,
+  ): number | undefined {
+    const bytes = this.bytesOf(chunk)
+    if (bytes === undefined) return REFUSED_UNKNOWN_CHUNK
+    let gone = false
+    for (let i = 0; i < runs.length && !gone; i += 2) {
+      const [offset, length] = [runs[i] as number, runs[i + 1] as number]
+      const place = part(target, targetOffset + offset, length)
+      place?.set(bytes.subarray(offset, offset + length))
+      gone = place === undefined
+    }
+    return this.disown(chunk) ?? (gone ? REFUSED_BUFFER_GONE : undefined)
+  }
+
   /** See {@link RawFunctions.expose}. */
   expose(chunk: number): ArrayBuffer | undefined {
     const found = this.#chunks.get(chunk)
@@ -242,8 +263,9 @@ function part(view: Uint8Array, offset: number, length: number): Uint8Array | un
   return new Uint8Array(bufferOf.call(view), byteOffsetOf.call(view) + offset, length)
 }
 
-/** The power of two that holds so many bytes, a page at least. */
+/** As in the engine's arena: the power of two that holds so many bytes, or for long ones whole pages. */
 function sizeClass(length: number): number {
+  if (length > CLASS_BYTES_MAX) return Math.ceil(length / PAGE_BYTES) * PAGE_BYTES
   return Math.max(PAGE_BYTES, 2 ** Math.ceil(Math.log2(length)))
 }
 

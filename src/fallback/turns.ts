@@ -14,9 +14,10 @@ import {
   OP_READ,
   OP_TIMEOUT,
   OP_WRITE,
+  TIMEOUT_SUCCEEDS,
 } from '../backend.js'
 import { ERRNO } from '../errno.js'
-import { perform, type Request, TIMEOUT_SUCCEEDS, timeLeftMs } from './calls.js'
+import { perform, type Request, timeLeftMs } from './calls.js'
 import { Timers } from './timers.js'
 
 /** Flags beside the opcode: a chain goes on with what is staged next. */
