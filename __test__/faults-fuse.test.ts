@@ -3,7 +3,6 @@
 
 import fs from 'node:fs'
 import { setTimeout as after } from 'node:timers/promises'
-import test, { type ExecutionContext } from 'ava'
 import type { Queue } from 'node-uring'
 import { assertEnded, runChild } from './helpers/child.js'
 import { type Fuse, fuse } from './helpers/fuse.js'
@@ -11,6 +10,7 @@ import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring } from './helpers/ring.js'
 import { scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const fuseTest = needs(test.serial, {
   root: true,

@@ -2,12 +2,12 @@
 // buffer goes away under it. What needs the garbage collector runs in a Node of its own.
 
 import fs from 'node:fs'
-import test, { type ExecutionContext } from 'ava'
 import type { File, Queue } from 'node-uring'
 import { runChild } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
 

@@ -3,10 +3,10 @@
 
 import fs from 'node:fs'
 import net from 'node:net'
-import test from 'ava'
 import { Queue } from 'node-uring'
 import { ring } from './helpers/ring.js'
 import { scratch } from './helpers/scratch.js'
+import test from './helpers/test.js'
 
 /** Each has to come round so many times … */
 const TIMES = 50
