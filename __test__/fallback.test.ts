@@ -207,6 +207,19 @@ test('reads of a FIFO that wait take no thread, come in their order and can be c
   assertIdle(t, queue)
 })
 
+test('the first read of a FIFO can be cancelled before it is known to be one', async (t) => {
+  const queue = ring(t, options)
+  for (let i = 0; i < 20; i++) {
+    const file = await queue.open(fifo(t), 'r+')
+    const controller = new AbortController()
+    const read = rejection(file.readAt(Buffer.alloc(1), 0, { signal: controller.signal }))
+    queue.flush()
+    controller.abort()
+    t.is((await read).code, 'ABORT_ERR')
+    await file.close()
+  }
+})
+
 test('a program whose read of a FIFO waits can be ended, and so can its worker', async (t) => {
   t.timeout(60_000)
   const program = `

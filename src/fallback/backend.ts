@@ -350,7 +350,7 @@ export class NodeBackend implements Backend {
       setupFlags: [],
       registeredDescriptor: false,
       features: {},
-      operations: OPERATIONS,
+      operations: { ...OPERATIONS },
       registeredFiles: 0,
       registeredMemory: ERRNO.ENOTSUP,
     }

@@ -42,6 +42,8 @@ export interface Move {
   readonly position: number | bigint
   /** Takes it back while it is under way, where that is possible. */
   withdraw: Withdraw | undefined
+  /** It was to be taken back when that was not possible: it must not begin to wait. */
+  unwanted: boolean
 }
 
 /** An operation from staging to its completion. */
@@ -69,6 +71,7 @@ export class Request implements Move {
   /** Over, and perhaps not yet delivered. */
   over = false
   withdraw: Withdraw | undefined = undefined
+  unwanted = false
   /** What a statx left to be taken. */
   statx: Uint8Array | undefined = undefined
 
@@ -178,6 +181,7 @@ function callMany(request: Request, many: Many, timers: Timers, done: Done): num
       length,
       position,
       withdraw: undefined,
+      unwanted: false,
     }
     return [move, transfer(move, timers, over)]
   }, done)
@@ -196,7 +200,8 @@ function transfer(move: Move, timers: Timers, done: Done): number | undefined {
       done(result)
     } else {
       file.stream = true
-      throughLine(move, timers, done)
+      if (move.unwanted) done(-ERRNO.ECANCELED)
+      else throughLine(move, timers, done)
     }
   }
   if (opcode === OP_READ) {

@@ -19,7 +19,13 @@ export type Begin = (
   length: number,
   position: number | bigint,
   done: (result: number) => void,
-) => [move: { readonly withdraw: Withdraw | undefined }, answer: number | undefined]
+) => [move: Waiting, answer: number | undefined]
+
+/** What can be taken back, or be told that it is not wanted any more. */
+interface Waiting {
+  readonly withdraw: Withdraw | undefined
+  unwanted: boolean
+}
 
 /** How they are staged; see `stageMany`. */
 export interface ManyOptions {
@@ -39,7 +45,7 @@ interface Active {
   readonly position: number | bigint
   /** Bytes of it, so far. */
   done: number
-  move: { readonly withdraw: Withdraw | undefined } | undefined
+  move: Waiting | undefined
 }
 
 /** Many, on their way. */
@@ -136,7 +142,9 @@ export class Many {
     this.#next = this.results.length
     // The first in a stream's line may be taken back, and then the next would be tried.
     for (const one of [...this.#active].reverse()) {
-      if (one.move?.withdraw?.() === 'now') this.#end(one, -ERRNO.ECANCELED)
+      if (one.move === undefined) continue
+      one.move.unwanted = true
+      if (one.move.withdraw?.() === 'now') this.#end(one, -ERRNO.ECANCELED)
     }
     return this.#active.size === 0 ? 'now' : 'soon'
   }

@@ -110,7 +110,9 @@ export class Turns {
 
   /** Takes back what is under way; false where that is not possible. */
   #withdraw(request: Request, result: number): boolean {
-    const outcome = request.over ? 'never' : request.withdraw?.()
+    if (request.over) return false
+    const outcome = request.withdraw?.()
+    request.unwanted = true
     if (outcome === 'now') {
       this.running--
       this.#advance(request, result)
@@ -224,8 +226,6 @@ export class Turns {
   #advance(request: Request, result: number): void {
     const next = this.#over(request, result)
     if (next !== undefined) this.#run(next)
-    // A drain may wait for this.
-    if (this.#active === 0 && this.#staged.length > 0) this.#arm()
   }
 
   /** A request is over. Gives the next in its chain if that may begin. */
