@@ -104,7 +104,7 @@ function withBinary(binary: string): Promise<Met> {
   const program = `
     import { Queue } from 'node-uring'
     const make = () => {
-      try { new Queue() } catch (error) { return error }
+      try { new Queue({ backend: 'io_uring' }) } catch (error) { return error }
     }
     const { name, code, message, reason, cause } = make()
     const again = make().code
@@ -135,7 +135,7 @@ test('without a binary the package loads, and a queue is refused with MODULE_NOT
   const program = `
     import { Queue } from ${JSON.stringify(path.join(copy, 'dist/index.js'))}
     const make = () => {
-      try { new Queue() } catch (error) { return error }
+      try { new Queue({ backend: 'io_uring' }) } catch (error) { return error }
     }
     const { name, code, message, reason, cause } = make()
     const again = make().code

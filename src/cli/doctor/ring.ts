@@ -3,9 +3,10 @@
  * there in any case, and opens it for direct I/O, which registers memory. It writes nothing.
  */
 import { closeSync, openSync, readSync } from 'node:fs'
-import { type Unavailable, UringError } from '../../errors.js'
+import { UringError } from '../../errors.js'
 import type { RoundTripSummary } from '../../histogram.js'
 import { type Capabilities, Queue } from '../../queue.js'
+import type { Unavailable } from '../../unavailable.js'
 
 const SAMPLES = 2000
 const READ_BYTES = 4096
@@ -30,7 +31,7 @@ export async function tryRing(): Promise<Ring> {
   const none = { capabilities: null, nop: null, read: null, direct: null }
   let queue: Queue
   try {
-    queue = new Queue()
+    queue = new Queue({ backend: 'io_uring' })
   } catch (error) {
     if (error instanceof UringError && error.reason) return { reason: error.reason, ...none }
     throw error
