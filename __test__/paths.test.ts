@@ -14,6 +14,7 @@ const PATHS = ['statx', 'renameat', 'linkat', 'symlinkat', 'unlinkat', 'mkdirat'
 const KERNELS: readonly [string, QueueOptions][] = [
   ['by the ring', {}],
   ['on a kernel without them, by node:fs', { without: PATHS }],
+  ['where there is no ring', { backend: 'node:fs' }],
 ]
 
 for (const [how, options] of KERNELS) {

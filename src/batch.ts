@@ -3,7 +3,6 @@
  * other and end with what fails. Each operation is a record like any other and travels as they do;
  * here is where its result goes, and how a chain gets all that it needs before any of it is staged.
  */
-import { constants } from 'node:os'
 import {
   FLAG_DRAIN,
   FLAG_HARDLINK,
@@ -15,9 +14,11 @@ import {
   syscallOf,
 } from './backend.js'
 import { BatchOperation, type Result } from './batch-operation.js'
+import { ERRNO } from './errno.js'
 import { invalidArgType, invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
+import { checkModifiers } from './modifiers.js'
 import type { Operations } from './operations.js'
 import {
   KIND_CALL,
@@ -30,9 +31,12 @@ import {
 } from './slots.js'
 import { checkBoolean, checkOptions } from './validate.js'
 
-const { EBADF, ECANCELED } = constants.errno
-/** Operations of one batch that are under way at once: the rest has no records yet. */
-const WINDOW = 4096
+const { EBADF, ECANCELED } = ERRNO
+/**
+ * Operations of one batch that are under way at once: the rest has no records yet. As many as settle in
+ * one go are what a timer waits for.
+ */
+const WINDOW = 1024
 
 /** Options of {@link Queue.submit}. */
 export interface SubmitOptions extends LimitOptions {
@@ -101,6 +105,7 @@ function checkOperation(
     }
   }
   operations.kernel.require(made.opcode)
+  checkModifiers(operations, made.flags)
   made.check?.(operations)
   if (linked && made.opcode === OP_CLOSE) {
     throw invalidArgValue(name, made, 'cannot be in a chain: it waits for what uses the file')

@@ -3,15 +3,15 @@
  * out of it. (io_uring has no copy_file_range(2).) Where a file or kernel has no splice, by reading and
  * writing.
  */
-import { constants } from 'node:os'
 import { OP_READ, OP_SPLICE, OP_WRITE, SPLICE_FROM, SPLICE_TO } from './backend.js'
+import { ERRNO } from './errno.js'
 import { invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import { checkAlignment, FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { moved } from './transfers.js'
 import { checkInteger, checkOptions, checkPosition } from './validate.js'
 
-const { EBADF, EINVAL, EIO } = constants.errno
+const { EBADF, EINVAL, EIO } = ERRNO
 /** What is read at once where there is no splice. */
 const PIECE_BYTES = 1 << 20
 

@@ -3,7 +3,6 @@
  * them to `operations.ts`; never touches the engine itself.
  */
 import { ftruncate } from 'node:fs'
-import { constants } from 'node:os'
 import { promisify } from 'node:util'
 import {
   OP_FSYNC,
@@ -17,6 +16,7 @@ import {
   syscallOf,
 } from './backend.js'
 import { type CopyOptions, copyTo } from './copy.js'
+import { ERRNO } from './errno.js'
 import { rejected, systemError, uringError } from './errors.js'
 import {
   type CloseOptions,
@@ -31,6 +31,7 @@ import { checkLimits, type LimitOptions, type Limits, overBefore } from './limit
 import { isDetached } from './memory.js'
 import {
   APPENDS,
+  checkModifiers,
   type ReadOptions,
   type RecvOptions,
   readModifiers,
@@ -53,7 +54,7 @@ import {
 import { checkBuffers, vectored } from './vectors.js'
 import { checkMany, type ManyLengths, type Positions } from './volume.js'
 
-const { EBADF } = constants.errno
+const { EBADF } = ERRNO
 
 /** Options of {@link File.readMany} and {@link File.writeMany}. */
 export interface ManyOptions extends LimitOptions {
@@ -133,6 +134,7 @@ export class File {
     if (options !== undefined) {
       limits = checkLimits(options)
       flags = readModifiers(options)
+      checkModifiers(this.#operations, flags)
     }
     const length = buffer.byteLength
     if (length === 0) return this.#nothing('read', buffer)
@@ -199,6 +201,7 @@ export class File {
       limits = checkLimits(options)
       flags |= writeModifiers(options)
     }
+    checkModifiers(this.#operations, flags)
     const state = this.#state
     const length = buffer.byteLength
     if (length === 0 && !datasync) return this.#nothing('write', buffer)
@@ -232,6 +235,7 @@ export class File {
     checkPosition(position)
     const limits = checkLimits(options)
     const flags = readModifiers(options)
+    checkModifiers(this.#operations, flags)
     const file = this.#state
     return vectored({ file, opcode: OP_READV, buffers, length, position, limits, flags })
   }
@@ -250,6 +254,7 @@ export class File {
     checkWrite(this.#state, length, position)
     const limits = checkLimits(options)
     const flags = writeModifiers(options)
+    checkModifiers(this.#operations, flags)
     const file = this.#state
     return vectored({ file, opcode: OP_WRITEV, buffers, length, position, limits, flags })
   }

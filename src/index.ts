@@ -8,7 +8,6 @@ export {
   AbortError,
   type DirectAlignment,
   type SystemError,
-  type Unavailable,
   UringError,
   type UringErrorCode,
 } from './errors.js'
@@ -27,7 +26,7 @@ export {
   type SyncRangeSettings,
 } from './op-files.js'
 export type { MakeSettings, OpenSettings, PathLike, Resolve, StatSettings } from './op-paths.js'
-export type { QueueOptions, TaskRun } from './options.js'
+export type { BackendChoice, QueueOptions, TaskRun } from './options.js'
 export type { MakeOptions, StatOptions } from './paths.js'
 export {
   type Capabilities,
@@ -38,4 +37,5 @@ export {
 } from './queue.js'
 export type { ReplaceOptions } from './replace.js'
 export { Stats } from './stats.js'
+export type { Unavailable } from './unavailable.js'
 export type { ManyLengths, Positions } from './volume.js'

@@ -80,7 +80,8 @@ export class Kernel {
   /** Whether it lacks an operation, by its opcode. A closed queue lacks nothing: it says so itself. */
   lacks(opcode: number): boolean {
     const name = OPERATIONS[opcode]?.[0]
-    return name !== undefined && this.#known?.operations[name] === false
+    const known = this.#known
+    return name !== undefined && known !== undefined && known.operations[name] !== true
   }
 
   /** Throws `ERR_URING_UNSUPPORTED` for an operation that it lacks. */
@@ -93,5 +94,5 @@ export class Kernel {
 export function unsupported(opcode: number): Error {
   const [name = 'operation', since = ''] = OPERATIONS[opcode] ?? []
   const feature = `The operation ${name}`
-  return uringError('ERR_URING_UNSUPPORTED', { feature, needs: `Linux ${since}` })
+  return uringError('ERR_URING_UNSUPPORTED', { feature, needs: `io_uring of Linux ${since}` })
 }

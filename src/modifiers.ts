@@ -2,13 +2,15 @@
  * Flags of the system calls themselves, RWF_ of preadv2(2) and MSG_ of recv(2): the options that ask
  * for them, and what is said where a kernel or file refuses one. They travel beside the opcode.
  */
-import { constants } from 'node:os'
 import { MODIFIER_SHIFT } from './backend.js'
+import { ERRNO } from './errno.js'
 import { type SystemError, uringError } from './errors.js'
 import type { LimitOptions } from './limits.js'
+import type { Operations } from './operations.js'
 import { checkBoolean } from './validate.js'
 
-const { EOPNOTSUPP } = constants.errno
+/** EOPNOTSUPP is the same number. */
+const { ENOTSUP } = ERRNO
 const RWF_DSYNC = 0x02
 const RWF_NOWAIT = 0x08
 const RWF_APPEND = 0x10
@@ -95,9 +97,18 @@ export function recvModifiers(options: RecvOptions): number {
   return modifiers(options, RECV)
 }
 
+/** Refuses flags that node:fs has no way to give. Throws `ERR_URING_UNSUPPORTED`. */
+export function checkModifiers({ backend }: Operations, flags: number): void {
+  if (flags === 0 || backend.name === 'io_uring') return
+  const all = [...WRITE, ['append() on a file that is not open for it', RWF_APPEND], ...RECV]
+  const [feature = 'A flag'] =
+    all.find(([, flag]) => (flags >> MODIFIER_SHIFT) & Number(flag)) ?? []
+  throw uringError('ERR_URING_UNSUPPORTED', { feature: String(feature), needs: 'io_uring' })
+}
+
 /** The error of an operation with these flags: the kernel has one errno for all that it cannot. */
 export function refusedModifier(flags: number, error: SystemError): Error {
-  if (error.errno !== -EOPNOTSUPP) return error
+  if (error.errno !== -ENOTSUP) return error
   const { bytesWritten } = error
   const refused = (feature: string, needs: string) =>
     uringError('ERR_URING_UNSUPPORTED', { feature, needs, bytesWritten, cause: error })

@@ -3,7 +3,6 @@
  * working directory, unless a directory is given.
  */
 import fs from 'node:fs'
-import { constants } from 'node:os'
 import {
   OP_LINKAT,
   OP_MKDIRAT,
@@ -14,6 +13,7 @@ import {
   OP_UNLINKAT,
 } from './backend.js'
 import { BatchOperation } from './batch-operation.js'
+import { ERRNO } from './errno.js'
 import { invalidArgType, invalidArgValue, systemError, uringError } from './errors.js'
 import type { File } from './file.js'
 import { stateOf } from './file-state.js'
@@ -23,7 +23,7 @@ import type { Operations } from './operations.js'
 import { STATX_STATS, Stats } from './stats.js'
 import { checkBoolean, checkOptions } from './validate.js'
 
-const { EMFILE } = constants.errno
+const { EMFILE } = ERRNO
 /** Flags of `*at` calls, which Node has no names for. The same on every architecture. */
 const AT_SYMLINK_NOFOLLOW = 0x100
 const AT_REMOVEDIR = 0x200
@@ -77,10 +77,12 @@ function parseResolve(resolve: readonly Resolve[] | undefined): number {
   return flags
 }
 
-/** Refuses what is for openat2(2) where the kernel has none, which must not be left out. */
-function checkResolve({ kernel }: Operations): void {
-  if (kernel.supports('openat2')) return
-  throw uringError('ERR_URING_UNSUPPORTED', { feature: 'The option resolve', needs: 'Linux 5.6' })
+/** Refuses what must not be left out: what is for openat2(2) where the kernel has none, and on node:fs. */
+function checkAt(option: string, operations: Operations): void {
+  const { backend, kernel } = operations
+  if (backend.name === 'io_uring' && (option === 'directory' || kernel.supports('openat2'))) return
+  const feature = `The option ${option}`
+  throw uringError('ERR_URING_UNSUPPORTED', { feature, needs: 'io_uring of Linux 5.6' })
 }
 
 function twoPaths(opcode: number, from: PathLike, to: PathLike, names: [string, string]) {
@@ -114,7 +116,10 @@ export const paths = {
       position: resolve,
       bytes,
       path: text,
-      ...(resolve === 0 ? {} : { check: checkResolve }),
+      check(operations) {
+        if (directory !== undefined) checkAt('directory', operations)
+        if (resolve !== 0) checkAt('resolve', operations)
+      },
       finish: async (operations, opened, limits) => {
         if (opened === null) throw systemError(EMFILE, 'open', { path: text })
         return operations.enter(opened as Opened, text, wanted, limits)

@@ -5,7 +5,6 @@
  * Arguments have been checked by the callers. Nothing here blocks, and no operation has an object or
  * a closure of its own besides its promise.
  */
-import { constants } from 'node:os'
 import {
   type Backend,
   type Deliver,
@@ -19,20 +18,21 @@ import {
   REFUSED_PATH,
   REFUSED_UNKNOWN_CHUNK,
   REFUSED_UNKNOWN_FILE,
-  startBackend,
   syscallOf,
   syscallOfCall,
 } from './backend.js'
 import { startChain } from './batch.js'
+import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { File } from './file.js'
 import type { FileState } from './file-state.js'
 import { Kernel } from './kernel.js'
 import { LimitKeeper, type Limits, overBefore } from './limits.js'
-import { arriveMany, startMany } from './many.js'
+import { arriveMany, bytesOfMany, startMany } from './many.js'
 import { Memory } from './memory.js'
 import { refusedModifier } from './modifiers.js'
 import type { EngineOptions, Opened } from './native.js'
+import type { BackendChoice } from './options.js'
 import {
   KIND_BEHIND,
   KIND_CALL,
@@ -48,10 +48,11 @@ import {
   WAITS_FOR_MEMORY,
   WAITS_FOR_SLOT,
 } from './slots.js'
+import { startBackend } from './start.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 
-const { EBADF, ECANCELED, EINTR, ENAMETOOLONG, ENOENT, ETIME } = constants.errno
+const { EBADF, ECANCELED, EINTR, ENAMETOOLONG, ENOENT, ETIME } = ERRNO
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -98,14 +99,14 @@ export class Operations {
     rejected(internalError('a file for nobody'))
   readonly #pairs: Int32Array
 
-  constructor(options: EngineOptions, without: readonly string[] = []) {
+  constructor(choice: BackendChoice, options: EngineOptions, without: readonly string[] = []) {
     const deliver: Deliver = (count, slot, result) => this.#deliver(count, slot, result)
-    const { backend, pairs } = startBackend(options, deliver)
+    const { backend, pairs } = startBackend(choice, options, deliver)
     this.options = options
     this.backend = backend
     this.kernel = new Kernel(() => backend.capabilities(), without)
     this.#pairs = pairs
-    this.memory = new Memory(backend, options.allocBytes)
+    this.memory = new Memory(backend, options.allocBytes, (buffer) => this.#uses(buffer))
     this.transfers = new Transfers(this, backend)
     this.volume = new Volume(this)
     this.limits = new LimitKeeper(this)
@@ -423,6 +424,12 @@ export class Operations {
     this.#endAll(this.ended)
   }
 
+  /** Whether an operation under way copies from or to this buffer. */
+  #uses(buffer: ArrayBufferLike): boolean {
+    for (const { view } of this.slots.all()) if (view?.buffer === buffer) return true
+    return false
+  }
+
   /** Settles everything under way with an error; nothing will come for it any more. */
   #endAll(error: () => Error): void {
     const all = [...this.slots.all()]
@@ -491,7 +498,8 @@ function needsMemory(op: Operation): boolean {
 }
 
 function bytesWrittenBy(op: Operation): number | undefined {
-  return isOutgoing(op.opcode) ? op.done : undefined
+  if (!isOutgoing(op.opcode)) return undefined
+  return op.many === undefined ? op.done : bytesOfMany(op.many)
 }
 
 /** The engine takes no path that the kernel would not look at. */

@@ -24,10 +24,11 @@ import type { EngineStats } from './native.js'
 import { op } from './op.js'
 import type { OpenSettings, PathLike } from './op-paths.js'
 import { Operations } from './operations.js'
-import { engineOptions, hiddenOperations, type QueueOptions } from './options.js'
+import { backendChoice, engineOptions, hiddenOperations, type QueueOptions } from './options.js'
 import { Paths } from './paths.js'
 import { type ReplaceOptions, replaceFile } from './replace.js'
 import { run } from './run.js'
+import type { Unavailable } from './unavailable.js'
 import {
   checkFunction,
   checkInteger,
@@ -55,7 +56,9 @@ export interface RoundTripOptions {
 /** What {@link Queue.capabilities} tells. */
 export interface Capabilities {
   /** What the operations run on. */
-  backend: 'io_uring'
+  backend: 'io_uring' | 'node:fs'
+  /** Why they run on node:fs: what io_uring was refused with, and what to do about it. */
+  reason: Unavailable | undefined
   /** The kernel's release, as `uname -r`. */
   kernel: string
   /** Entries of the two queues, as the kernel made them. */
@@ -113,8 +116,8 @@ export interface QueueStats {
  * A ring with its memory and its files, for the thread that makes it. Everything staged in one turn
  * of the event loop is submitted by one system call; results settle together.
  *
- * Throws `ERR_URING_UNAVAILABLE`, whose `reason` says why and what to do, where io_uring is missing
- * or forbidden.
+ * Where io_uring is missing or forbidden everything works on node:fs, and `capabilities.reason` says
+ * why. With `backend: 'io_uring'` it throws `ERR_URING_UNAVAILABLE` with that reason instead.
  */
 export class Queue extends Paths {
   readonly #operations: Operations
@@ -123,7 +126,8 @@ export class Queue extends Paths {
   #capabilities: Capabilities
 
   constructor(options?: QueueOptions) {
-    const operations = new Operations(engineOptions(options), hiddenOperations(options))
+    const [choice, asked] = [backendChoice(options), engineOptions(options)]
+    const operations = new Operations(choice, asked, hiddenOperations(options))
     super(operations)
     this.#operations = operations
     operations.enter = ({ file, fd }, path, flags, limits) =>
@@ -340,12 +344,12 @@ export class Queue extends Paths {
 
   // ---- looking in ---------------------------------------------------------------------------
 
-  /** What the operations run on. */
-  get backend(): 'io_uring' {
+  /** What the operations run on, decided when the queue was made. */
+  get backend(): 'io_uring' | 'node:fs' {
     return this.#operations.backend.name
   }
 
-  /** What the kernel granted. */
+  /** What the kernel granted, or why there is no ring. */
   get capabilities(): Capabilities {
     if (this.#operations.ended === undefined) this.#capabilities = this.#readCapabilities()
     return this.#capabilities
@@ -360,7 +364,8 @@ export class Queue extends Paths {
       return { code, errno: -number }
     }
     return {
-      backend: 'io_uring',
+      backend: this.#operations.backend.name,
+      reason: this.#operations.backend.reason,
       kernel: release(),
       ...rest,
       registeredMemory:

@@ -2,15 +2,15 @@
  * One operation by itself, for the method of its name: what a batch does for many. Where the kernel
  * lacks it and node:fs has the same call, that takes its place.
  */
-import { constants } from 'node:os'
 import { syscallOfCall } from './backend.js'
 import type { BatchOperation, Result } from './batch-operation.js'
+import { ERRNO } from './errno.js'
 import { rejected, systemError } from './errors.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { FALLBACKS } from './op-paths.js'
 import type { Operations } from './operations.js'
 
-const { EBADF } = constants.errno
+const { EBADF } = ERRNO
 
 /** Checks the limits among a method's options, and runs; throws what cannot be before it begins. */
 export function run<T extends Result>(

@@ -4,7 +4,6 @@
  * an fdatasync linked behind the last piece of a write. Staging, waiting and settling are those of
  * `operations.ts`, for transfers as for all others.
  */
-import { constants } from 'node:os'
 import {
   type Backend,
   FLAG_LINK,
@@ -24,6 +23,7 @@ import {
   TRANSFER_BYTES_MAX,
 } from './backend.js'
 import { endOfMember } from './batch.js'
+import { ERRNO } from './errno.js'
 import { internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
@@ -38,7 +38,7 @@ import {
   WAITS_FOR_MEMORY,
 } from './slots.js'
 
-const { EAGAIN, EBADF, ECANCELED, EIO } = constants.errno
+const { EAGAIN, EBADF, ECANCELED, EIO } = ERRNO
 /** Most bytes that are bounced at once: longer transfers go in pieces. */
 const BOUNCE_PIECE_BYTES = 1 << 20
 /** The smallest chunk, and the largest that is of a power of two. `crates/core/src/arena.rs`. */

@@ -3,8 +3,8 @@
  * in place, up to 1024 of them by one operation (readv(2), IOV_MAX); a list with any other goes through
  * one buffer that it is gathered in or scattered from, at most 1 MiB at a time.
  */
-import { constants } from 'node:os'
 import { OP_READ, OP_READV, OP_WRITE, OP_WRITEV, syscallOf, TRANSFER_BYTES_MAX } from './backend.js'
+import { ERRNO } from './errno.js'
 import { invalidArgType, invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
@@ -12,7 +12,7 @@ import { NOWAIT, refusedModifier } from './modifiers.js'
 import { moved, remainder } from './transfers.js'
 import { checkView } from './validate.js'
 
-const { EAGAIN, EBADF, EIO } = constants.errno
+const { EAGAIN, EBADF, EIO } = ERRNO
 /** Most vectors of one operation: the kernel's UIO_MAXIOV. */
 const VECTORS_MAX = 1024
 /** Most bytes that are gathered or scattered at once. */
