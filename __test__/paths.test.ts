@@ -4,10 +4,10 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
-import test from 'ava'
 import { type File, op, type QueueOptions } from 'node-uring'
 import { assertIdle, rejection, ring, thrown, told } from './helpers/ring.js'
 import { folder } from './helpers/scratch.js'
+import test from './helpers/test.js'
 
 /** Every operation on paths that node:fs has, too. */
 const PATHS = ['statx', 'renameat', 'linkat', 'symlinkat', 'unlinkat', 'mkdirat']
