@@ -11,7 +11,7 @@ import test, { type ExecutionContext } from './helpers/test.js'
 const STATES = [
   'reads of an empty FIFO pending',
   'a sleep of a minute pending',
-  '1,000 direct reads in flight',
+  '10,000 direct reads in flight',
   'writes in flight',
   'work staged and not submitted',
   'more operations than completion entries',
