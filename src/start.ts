@@ -11,7 +11,7 @@ import { chosen, explainUnavailable, type Unavailable } from './unavailable.js'
 
 /** Completions that are delivered at once, at most. */
 const BATCH_MAX = 4096
-/** What no queue can do without. Linux 5.6 has all of it; older kernels cannot say what they have. */
+/** What no queue can do without. Linux 5.6 has all of it. */
 const NEEDED = ['nop', 'read', 'write', 'fsync', 'openat', 'close', 'statx', 'timeout']
 /**
  * The process or the system has no descriptor left just now. That passes, and says nothing about
@@ -71,9 +71,14 @@ function startUring(
   if (errno < 0) return { reason: explainUnavailable(errno) }
   const raw = engine.functions() as RawFunctions | null
   if (raw === null) return { reason: explainUnavailable(-12) }
-  const operations = engine.capabilities()?.operations
-  const missing = NEEDED.filter((name) => operations?.[name] !== true)
-  if (missing.length === 0) return new UringBackend(engine, raw)
+  if (hasNeeded(engine)) return new UringBackend(engine, raw)
   engine.close(0)
   return { reason: explainUnavailable(-22) }
+}
+
+/** By the probe, or where that is refused by a feature that came with them. */
+function hasNeeded(engine: Engine): boolean {
+  const { operations = {}, features = {} } = engine.capabilities() ?? {}
+  const hasProbed = Object.values(operations).includes(true)
+  return hasProbed ? NEEDED.every((name) => operations[name]) : features['rw_cur_pos'] === true
 }
