@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use node_uring_core::engine::InlinePolicy;
 use node_uring_core::files::BadFile;
-use node_uring_core::operation::{ASYNC, HARDLINK, LINK, TRANSFER_BYTES_MAX};
+use node_uring_core::operation::{
+    ASYNC, DRAIN, HARDLINK, LINK, QUIET, TIMEOUT_ABSOLUTE, TIMEOUT_SUCCEEDS, TRANSFER_BYTES_MAX,
+};
 use node_uring_core::{
     ArenaOptions, ChunkId, Completion, Engine, EngineOptions, FileHandle, Opcode, Pool, Refusal,
     Request, Setup, TaskRun, Turn,
@@ -19,7 +21,7 @@ use crate::sandbox::Sandbox;
 use crate::steps::{Ending, Pick, Plan, Staging, Step};
 
 const POOLS: [Pool; 3] = [Pool::Alloc, Pool::Bounce, Pool::Result];
-const OPCODES: [Opcode; 9] = [
+pub const OPCODES: [Opcode; 12] = [
     Opcode::Nop,
     Opcode::Read,
     Opcode::Write,
@@ -29,35 +31,44 @@ const OPCODES: [Opcode; 9] = [
     Opcode::Close,
     Opcode::Statx,
     Opcode::Timeout,
+    Opcode::LinkTimeout,
+    Opcode::Renameat,
+    Opcode::Unlinkat,
 ];
-const SLOTS_MAX: u32 = 1 << 20;
+pub const SLOTS_MAX: u32 = 1 << 20;
 /// Whatever takes longer hangs. libFuzzer's own limit is higher: this one says what was out.
 const DEADLINE: Duration = Duration::from_secs(10);
 const FILES_MAX: usize = 100;
 
 /// A file in the table.
-struct Known {
-    handle: FileHandle,
+pub struct Known {
+    pub handle: FileHandle,
     /// Whether reads and writes end without a cancel, once the other ends of pipes are closed.
-    ends: bool,
+    pub ends: bool,
 }
 
 /// An operation that was accepted and has not been delivered.
-struct Out {
-    opcode: Opcode,
-    file: Option<FileHandle>,
-    chunk: Option<ChunkId>,
-    writable: Option<Writable>,
-    length: u64,
+pub struct Out {
+    pub opcode: Opcode,
+    pub file: Option<FileHandle>,
+    pub chunk: Option<ChunkId>,
+    pub writable: Option<Writable>,
+    pub length: u64,
     /// Whether it ends without a cancel.
-    ends: bool,
+    pub ends: bool,
+    /// Whether it keeps no loop alive.
+    pub quiet: bool,
+    /// The bytes of each, when they are many.
+    pub many: Option<Vec<u32>>,
 }
 
 /// What a completed operation left at its slot.
 #[derive(PartialEq)]
-enum Left {
+pub enum Left {
     Opened,
     Stat,
+    /// Of many of so many bytes each.
+    Counts(Vec<u32>),
 }
 
 enum OtherEnd {
@@ -66,17 +77,17 @@ enum OtherEnd {
 }
 
 pub struct World<'a> {
-    engine: Engine,
+    pub engine: Engine,
     sandbox: &'a Sandbox,
     entries: usize,
-    memory: Memory,
-    files: Vec<Known>,
+    pub memory: Memory,
+    pub files: Vec<Known>,
     gone: Vec<FileHandle>,
     other_ends: Vec<OtherEnd>,
-    out: HashMap<u32, Out>,
-    left: HashMap<u32, Left>,
+    pub out: HashMap<u32, Out>,
+    pub left: HashMap<u32, Left>,
     open_chain: usize,
-    accepted: u64,
+    pub accepted: u64,
 }
 
 impl<'a> World<'a> {
@@ -134,6 +145,7 @@ impl<'a> World<'a> {
     pub fn take(&mut self, step: Step) {
         match step {
             Step::Stage(staging) => self.stage(&staging),
+            Step::Many(herd) => self.stage_many(&herd),
             Step::Turn => drop(self.turn()),
             Step::Flush => self.engine.flush(),
             Step::Woken => self.engine.woken(),
@@ -163,6 +175,7 @@ impl<'a> World<'a> {
             }
             Step::TakeOpened(slot) => self.take_opened(slot.0),
             Step::TakeStat(slot) => self.take_stat(slot.0),
+            Step::TakeCounts(slot) => self.take_counts(slot.0),
             Step::AdoptPipe { to_write, direct } => self.adopt_pipe(to_write, direct),
             Step::AdoptFile { direct } => self.adopt_file(direct),
             Step::AdoptNumber(number) => self.adopt_number(number),
@@ -179,7 +192,7 @@ impl<'a> World<'a> {
 
     // ---- staging ------------------------------------------------------------------------------
 
-    fn chunk(&self, pick: Pick) -> ChunkId {
+    pub fn chunk(&self, pick: Pick) -> ChunkId {
         let choose = |from: &[ChunkId], index: u8| match from {
             [] => ChunkId::from_number(0),
             _ => from[index as usize % from.len()],
@@ -191,7 +204,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn file(&self, pick: Pick) -> FileHandle {
+    pub fn file(&self, pick: Pick) -> FileHandle {
         match pick {
             Pick::Live(index) if !self.files.is_empty() => {
                 self.files[index as usize % self.files.len()].handle
@@ -235,7 +248,9 @@ impl<'a> World<'a> {
     fn expect(&self, request: &Request) -> Option<Out> {
         let opcode = *OPCODES.get((request.opcode & 0xff) as usize)?;
         let flags = request.opcode & !0xff;
-        let known = flags & !(LINK | HARDLINK | ASYNC) == 0;
+        let quiet = flags & QUIET != 0;
+        let known = flags & !(LINK | HARDLINK | DRAIN | ASYNC | QUIET) == 0
+            && !(quiet && flags & (LINK | HARDLINK | DRAIN) != 0);
         let free = request.slot < SLOTS_MAX && !self.out.contains_key(&request.slot);
         if !known || !free || self.open_chain + 1 > self.entries {
             return None;
@@ -243,8 +258,9 @@ impl<'a> World<'a> {
         let fits = |number: u64, bits: u32| number < 1 << bits;
         let handle = FileHandle::from_number(request.file);
         let live = self.files.iter().find(|known| known.handle == handle);
-        let path =
-            !request.bytes.is_empty() && request.bytes.len() < 4096 && !request.bytes.contains(&0);
+        let is_path = |bytes: &[u8]| !bytes.is_empty() && bytes.len() < 4096 && !bytes.contains(&0);
+        let path = is_path(request.bytes);
+        let timing = request.offset & !(TIMEOUT_ABSOLUTE | TIMEOUT_SUCCEEDS) == 0;
         let chunk = ChunkId::from_number(request.chunk);
         let mut out = Out {
             opcode,
@@ -253,12 +269,29 @@ impl<'a> World<'a> {
             writable: None,
             length: request.length,
             ends: true,
+            quiet,
+            many: None,
         };
         let holds = match opcode {
             Opcode::Nop => false,
-            Opcode::Timeout => {
+            Opcode::Timeout | Opcode::LinkTimeout => {
                 out.ends = false;
-                if !fits(request.position, 63) {
+                let counts = opcode == Opcode::LinkTimeout || fits(request.length, 32);
+                if !fits(request.position, 63) || !timing || !counts {
+                    return None;
+                }
+                false
+            }
+            Opcode::Unlinkat => {
+                if !path || !fits(request.offset, 32) {
+                    return None;
+                }
+                false
+            }
+            Opcode::Renameat => {
+                let at = usize::try_from(request.length).ok()?;
+                let (old, new) = request.bytes.split_at_checked(at)?;
+                if !is_path(old) || !is_path(new) || !fits(request.offset, 32) {
                     return None;
                 }
                 false
@@ -302,7 +335,7 @@ impl<'a> World<'a> {
             }
             Opcode::Close => {
                 let busy = self.out.values().any(|out| out.file == Some(handle));
-                if flags & (LINK | HARDLINK) != 0 || live.is_none() || busy {
+                if flags & (LINK | HARDLINK | QUIET) != 0 || live.is_none() || busy {
                     return None;
                 }
                 false
@@ -326,7 +359,9 @@ impl<'a> World<'a> {
             self.gone.push(self.files.remove(index.expect("it was live")).handle);
         }
         let linked = request.opcode & (LINK | HARDLINK) != 0;
-        self.open_chain = if linked { self.open_chain + 1 } else { 0 };
+        if !out.quiet {
+            self.open_chain = if linked { self.open_chain + 1 } else { 0 };
+        }
         self.left.remove(&request.slot);
         self.accepted += 1;
         self.out.insert(request.slot, out);
@@ -352,7 +387,7 @@ impl<'a> World<'a> {
             Turn::Failed(errno) => panic!("enter failed with {errno}"),
             Turn::Block => {
                 // An open chain waits for its end; all else is with the kernel.
-                assert_eq!(self.engine.is_busy(), !self.out.is_empty());
+                assert_eq!(self.engine.is_busy(), self.loud() > 0);
             }
             Turn::Again | Turn::Retry { .. } => {}
         }
@@ -364,16 +399,19 @@ impl<'a> World<'a> {
         let out = out.unwrap_or_else(|| panic!("{slot} is nobody's, or came twice: {result}"));
         let plausible = match out.opcode {
             _ if result == -libc::ECANCELED => true,
+            _ if let Some(many) = &out.many => result as usize == many.len(),
             Opcode::Nop => result == 0,
-            Opcode::Timeout => result == -libc::ETIME,
+            // 0: so many others have completed.
+            Opcode::Timeout => result == -libc::ETIME || (result == 0 && out.length > 0),
             // 4095 is the last errno; 512 to 531 are the kernel's own and never shown.
             _ if result < 0 => (-4095..0).contains(&result) && !(-531..=-512).contains(&result),
             Opcode::Read | Opcode::Write => result as u64 <= out.length,
             Opcode::Openat => result > 2,
-            Opcode::Fsync | Opcode::Ftruncate | Opcode::Close | Opcode::Statx => result == 0,
+            _ => result == 0,
         };
         assert!(plausible, "{:?} gave {result}", out.opcode);
         match (out.opcode, result) {
+            _ if let Some(many) = out.many => drop(self.left.insert(slot, Left::Counts(many))),
             (Opcode::Openat, 0..) => drop(self.left.insert(slot, Left::Opened)),
             (Opcode::Statx, 0) => drop(self.left.insert(slot, Left::Stat)),
             _ => {}
@@ -386,12 +424,17 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Operations that keep the loop alive.
+    fn loud(&self) -> usize {
+        self.out.values().filter(|out| !out.quiet).count()
+    }
+
     fn check_memory(&self) {
         self.memory.check(self.out.values().filter_map(|out| out.writable.as_ref()));
     }
 
     fn check_books(&mut self) {
-        assert_eq!(self.engine.in_flight(), self.out.len());
+        assert_eq!(self.engine.in_flight(), self.loud());
         assert_eq!(self.engine.files().len(), self.files.len());
         for pool in POOLS {
             let stats = self.engine.arena().stats(pool);
