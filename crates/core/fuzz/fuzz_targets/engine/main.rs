@@ -7,7 +7,6 @@
 //! An input is the bytes of a [`Plan`] and of as many [`Step`]s as they last for.
 #![no_main]
 
-mod many;
 mod memory;
 mod sandbox;
 mod steps;

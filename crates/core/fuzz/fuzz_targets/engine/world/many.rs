@@ -5,49 +5,43 @@ use node_uring_core::in_flight::Lengths;
 use node_uring_core::operation::TRANSFER_BYTES_MAX;
 use node_uring_core::{ChunkId, FileHandle, Opcode};
 
+use super::{Left, OPCODES, Out, SLOTS_MAX, World};
 use crate::steps::Herd;
-use crate::world::{Left, OPCODES, Out, SLOTS_MAX, World};
 
 /// More than the kernel is given of them at a time, and few enough to go on.
 const COUNT_MAX: usize = 1500;
 
 impl World<'_> {
-    pub fn stage_many(&mut self, herd: &Herd) {
-        let count = herd.count as usize % COUNT_MAX;
-        let lengths = if herd.lengths.is_empty() {
-            Lengths::All(herd.length.0 as u32)
+    pub(super) fn stage_many(&mut self, herd: &Herd) {
+        let (count, lengths) = if herd.lengths.is_empty() {
+            (herd.count as usize % COUNT_MAX, Lengths::All(herd.length.0 as u32))
         } else {
-            Lengths::each(&herd.lengths.iter().map(|&length| length.into()).collect::<Vec<_>>())
+            let lengths: Vec<u32> = herd.lengths.iter().map(|&length| length.into()).collect();
+            (lengths.len(), Lengths::each(&lengths))
         };
         // Most lists are as long as they should be.
         let more = if herd.positions_more % 16 == 1 { isize::from(herd.positions_more) } else { 0 };
-        let positions = vec![herd.position.0; count.saturating_add_signed(more)];
         let request = ManyRequest {
             opcode: herd.opcode.0 | herd.flags.as_ref().map_or(0, |flags| flags.0),
             slot: herd.slot.0,
             file: self.file(herd.file).number(),
             chunk: self.chunk(herd.chunk).number(),
             offset: herd.offset.0,
-            count: if herd.lengths.is_empty() { count } else { herd.lengths.len() },
+            count,
             lengths,
-            positions: if herd.lengths.is_empty() {
-                positions
-            } else {
-                vec![herd.position.0; herd.lengths.len().saturating_add_signed(more)]
-            },
+            positions: vec![herd.position.0; count.saturating_add_signed(more)],
             fill: herd.fill,
         };
         let bytes = match &request.lengths {
             Lengths::All(length) => vec![*length; request.count],
             Lengths::Each { lengths, .. } => lengths.clone(),
         };
-        let (slot, chunk) = (request.slot, ChunkId::from_number(request.chunk));
-        let (offset, total) = (request.offset, bytes.iter().map(|&it| u64::from(it)).sum());
+        let (slot, offset) = (request.slot, request.offset);
+        let total = bytes.iter().map(|&it| u64::from(it)).sum();
         let expected = self.expect_many(&request, bytes, total);
         match (self.engine.stage_many(request), expected) {
             (Ok(()), Some(mut out)) => {
                 if let Some(id) = out.chunk {
-                    debug_assert_eq!(id, chunk);
                     let place = self.memory.hold(id, offset, total);
                     out.writable = (out.opcode == Opcode::Read).then_some(place);
                 }
@@ -101,7 +95,7 @@ impl World<'_> {
         Some(out)
     }
 
-    pub fn take_counts(&mut self, slot: u32) {
+    pub(super) fn take_counts(&mut self, slot: u32) {
         let free = !self.out.contains_key(&slot);
         let left = if free { self.left.remove(&slot) } else { None };
         match (self.engine.take_counts(slot), left) {
