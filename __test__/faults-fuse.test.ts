@@ -4,7 +4,6 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { setTimeout as after } from 'node:timers/promises'
-import test, { type ExecutionContext } from 'ava'
 import type { Queue } from 'node-uring'
 import { assertEnded, runChild } from './helpers/child.js'
 import { type Fuse, fuse } from './helpers/fuse.js'
@@ -12,6 +11,7 @@ import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring } from './helpers/ring.js'
 import { loopMount, scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const device = { holds: fs.existsSync('/dev/fuse'), reason: 'needs /dev/fuse' }
 const commands = ['mount', 'umount']

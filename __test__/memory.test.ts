@@ -3,11 +3,11 @@
 // collector.test.ts.
 
 import fs from 'node:fs'
-import test, { type ExecutionContext } from 'ava'
 import type { File, Queue } from 'node-uring'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
 
