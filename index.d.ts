@@ -23,6 +23,11 @@ export declare class Engine {
    */
   start(options: EngineOptions, deliver: (arg0: number, arg1: number, arg2: number) => void, pairs: ArrayBuffer): number
   /**
+   * What an engine with these options would be granted, without keeping one: it is made, asked, and
+   * closed, and joins no event loop. A number is the negated errno that refused it.
+   */
+  static probe(options: EngineOptions): EngineCapabilities | number
+  /**
    * The raw functions: what is called once an operation; `src/backend.ts` has their types. null
    * before `start`.
    */
@@ -68,6 +73,8 @@ export interface EngineCapabilities {
   features: Record<string, boolean>
   /** Operations, by their names in `io_uring_enter(2)` without `IORING_OP_`, in lower case. */
   operations: Record<string, boolean>
+  /** What was asked for and refused, by the kernel's name without its prefix, with the errno. */
+  refused: Record<string, number>
   /** Places in the registered file table; 0 when files are named by descriptor. */
   registeredFiles: number
   /**
@@ -75,9 +82,19 @@ export interface EngineCapabilities {
    * errno that refused it.
    */
   registeredMemory?: number
+  /** Operations of a chain of links, at most. */
+  chainMax: number
+  /** Most kernel workers of this thread for files; null before Linux 5.15. */
+  boundedWorkers?: number
+  /** Most kernel workers of this thread for the rest; null before Linux 5.15. */
+  unboundedWorkers?: number
+  /** RLIMIT_MEMLOCK; null where there is no limit. */
+  memlockBytes?: number
+  /** RLIMIT_NOFILE; null where there is no limit. */
+  openFiles?: number
 }
 
-/** How an engine is made; all lengths in bytes. `src/queue.ts` has the defaults and checks them. */
+/** How an engine is made; all lengths in bytes. `src/options.ts` has the defaults and checks them. */
 export interface EngineOptions {
   /** Entries of the submission queue; the kernel rounds up to a power of two. */
   entries: number

@@ -201,6 +201,19 @@ export function startBackend(
   return { backend: new UringBackend(engine, raw), pairs }
 }
 
+/** What an engine with these options would be granted. Throws as {@link startBackend}. */
+export function probeEngine(options: EngineOptions): EngineCapabilities {
+  let engine: typeof Engine
+  try {
+    engine = loadBinding().Engine
+  } catch (cause) {
+    throw unavailable(explainUnavailable(cause), cause)
+  }
+  const granted = engine.probe(options)
+  if (typeof granted === 'number') throw unavailable(explainUnavailable(granted))
+  return granted
+}
+
 function unavailable(reason: Unavailable, cause?: unknown): Error {
   return uringError('ERR_URING_UNAVAILABLE', cause === undefined ? { reason } : { reason, cause })
 }

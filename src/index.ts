@@ -1,6 +1,7 @@
 /**
  * node-uring: file I/O for Node.js through Linux io_uring.
  */
+export type { Capabilities, CapabilityLimits, NotInUse } from './capabilities.js'
 export {
   AbortError,
   type DirectAlignment,
@@ -14,7 +15,6 @@ export type { RoundTripSummary } from './histogram.js'
 export type { AllocBuffer } from './memory.js'
 export type { QueueOptions, TaskRun } from './options.js'
 export {
-  type Capabilities,
   type OpenOptions,
   Queue,
   type QueueStats,

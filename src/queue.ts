@@ -2,14 +2,15 @@
  * The queue: a ring joined to this thread's event loop, its memory and its files. Checks arguments
  * and hands them to `operations.ts`.
  */
-import { constants, release } from 'node:os'
-import { OP_CLOSE, OP_OPENAT, OP_TIMEOUT } from './backend.js'
+import { constants } from 'node:os'
+import { OP_CLOSE, OP_OPENAT, OP_TIMEOUT, probeEngine } from './backend.js'
+import { type Capabilities, capabilitiesOf } from './capabilities.js'
 import { abortError, rejected, systemError, uringError } from './errors.js'
 import { type CloseOptions, closeTimeout, File, FileState, isEndless, settled } from './file.js'
 import { isDirect, parseFlags, parseMode, parsePath } from './flags.js'
 import { type RoundTripSummary, RoundTrips } from './histogram.js'
 import type { AllocBuffer } from './memory.js'
-import type { EngineStats, Opened } from './native.js'
+import type { EngineOptions, EngineStats, Opened } from './native.js'
 import { Operations } from './operations.js'
 import { engineOptions, type QueueOptions } from './options.js'
 import {
@@ -43,29 +44,6 @@ export interface RoundTripOptions {
   signal?: AbortSignal
   /** Called now and then with the number of round trips made and the number asked for. */
   onProgress?: (done: number, samples: number) => void
-}
-
-/** What {@link Queue.capabilities} tells. */
-export interface Capabilities {
-  /** What the operations run on. */
-  backend: 'io_uring'
-  /** The kernel's release, as `uname -r`. */
-  kernel: string
-  /** Entries of the two queues, as the kernel made them. */
-  entries: number
-  cqEntries: number
-  /** Set-up flags in use, as in io_uring_setup(2) without `IORING_SETUP_`. */
-  setupFlags: string[]
-  /** Whether enter names the ring by its registered descriptor (5.18). */
-  registeredDescriptor: boolean
-  /** Features by their names in io_uring_setup(2). */
-  features: Record<string, boolean>
-  /** Operations by their names in io_uring_enter(2). */
-  operations: Record<string, boolean>
-  /** Places in the registered file table; 0 when files are named by descriptor. */
-  registeredFiles: number
-  /** Whether direct files use registered memory: untried before the first one; else why not. */
-  registeredMemory: 'untried' | 'registered' | { code: string; errno: number }
 }
 
 /** What {@link Queue.stats} tells: counters since the queue was made, and gauges of now. */
@@ -111,13 +89,23 @@ export interface QueueStats {
  */
 export class Queue {
   readonly #operations: Operations
+  readonly #options: EngineOptions
   readonly #files = new Set<FileState>()
   #closing: Promise<void> | undefined
-  #capabilities: Capabilities
+  #capabilities: Capabilities | undefined
 
   constructor(options?: QueueOptions) {
-    this.#operations = new Operations(engineOptions(options))
-    this.#capabilities = this.#readCapabilities()
+    this.#options = engineOptions(options)
+    this.#operations = new Operations(this.#options)
+  }
+
+  /**
+   * What `new Queue(options).capabilities` would tell, without keeping a ring; whether memory can be
+   * registered is tried. Throws as the constructor does.
+   */
+  static probe(options?: QueueOptions): Capabilities {
+    const asked = engineOptions(options)
+    return capabilitiesOf(probeEngine(asked), asked)
   }
 
   // ---- files --------------------------------------------------------------------------------
@@ -282,31 +270,12 @@ export class Queue {
     return this.#operations.backend.name
   }
 
-  /** What the kernel granted. */
+  /** What the kernel granted, and why not the rest; after {@link close}, what it had last. */
   get capabilities(): Capabilities {
-    if (this.#operations.ended === undefined) this.#capabilities = this.#readCapabilities()
-    return this.#capabilities
-  }
-
-  #readCapabilities(): Capabilities {
     const granted = this.#operations.backend.capabilities()
-    if (granted === null) return this.#capabilities
-    const { registeredMemory: errno, ...rest } = granted
-    const refused = (number: number) => {
-      const { code } = systemError(number, 'io_uring_register')
-      return { code, errno: -number }
-    }
-    return {
-      backend: 'io_uring',
-      kernel: release(),
-      ...rest,
-      registeredMemory:
-        errno === undefined || errno === null
-          ? 'untried'
-          : errno === 0
-            ? 'registered'
-            : refused(errno),
-    }
+    if (granted !== null) this.#capabilities = capabilitiesOf(granted, this.#options)
+    // #close keeps them.
+    return this.#capabilities as Capabilities
   }
 
   /** Counters and gauges; see {@link QueueStats}. */
@@ -383,6 +352,7 @@ export class Queue {
       }
     }
     this.#lastStats = operations.backend.stats() ?? undefined
+    this.#capabilities = this.capabilities
     operations.close(0)
     if (held.length > 0) throw uringError('ERR_URING_BUSY', { held })
   }

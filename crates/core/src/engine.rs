@@ -13,11 +13,13 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
-use crate::arena::{Arena, ArenaOptions};
+use crate::arena::{Arena, ArenaOptions, Pool};
+use crate::capabilities::{Capabilities, Limits};
 use crate::files::{BadFile, FileHandle, Files};
 use crate::in_flight::{InFlight, Payload};
 use crate::reaper::Reaper;
-use crate::ring::{Capabilities, Ring, Setup};
+use crate::ring::Ring;
+use crate::setup::Setup;
 
 pub use turn::InlinePolicy;
 
@@ -159,13 +161,11 @@ impl Engine {
         let reaper = Reaper::new(&mut ring)?;
         if options.workers != (0, 0) {
             // A kernel before 5.15 has no caps; its workers are then as many as it likes.
-            let _ = ring.limit_workers(options.workers.0, options.workers.1);
+            let limited = ring.limit_workers(options.workers.0, options.workers.1);
+            ring.note_refused("REGISTER_IOWQ_MAX_WORKERS", limited.map(drop));
         }
-        let wanted = if options.unregistered { 0 } else { registered_file_places() };
-        let registered_files = match ring.register_file_table(wanted) {
-            Ok(()) => wanted,
-            Err(_) => 0,
-        };
+        let registered_files =
+            if options.unregistered { 0 } else { register_file_table(&mut ring) };
         Ok(Self {
             ring,
             reaper,
@@ -232,12 +232,32 @@ impl Engine {
             let registered = self.ring.update_file(place, fd).is_ok();
             self.files.set_registered(handle, registered);
         }
-        if direct && self.register && self.buffer_table.is_none() {
-            let table = self.ring.register_buffer_table(REGISTERED_SLABS);
-            let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EINVAL);
-            self.buffer_table = Some(table.map_err(errno));
+        if direct {
+            self.make_buffer_table();
         }
         Ok((handle, fd))
+    }
+
+    /// Registers an empty buffer table, once.
+    fn make_buffer_table(&mut self) {
+        if self.register && self.buffer_table.is_none() {
+            let table = self.ring.register_buffer_table(REGISTERED_SLABS);
+            self.buffer_table = Some(table.map_err(|error| errno(&error)));
+        }
+    }
+
+    /// Finds out whether arena memory can be registered, as the first direct operation does, by
+    /// pinning a slab.
+    pub fn try_registered_memory(&mut self) {
+        self.make_buffer_table();
+        let Ok(chunk) = self.arena.take(Pool::Alloc, 1) else { return };
+        if let (Some(Ok(())), Ok((number, memory, _))) = (self.buffer_table, self.arena.slab(chunk))
+        {
+            let pinned = self.ring.update_buffer(number, Some(memory));
+            let _ = self.ring.update_buffer(number, None);
+            self.buffer_table = Some(pinned.map_err(|error| errno(&error)));
+        }
+        let _ = self.arena.disown(chunk);
     }
 
     /// Takes the 256 bytes of `struct statx` that the operation at `slot` left.
@@ -296,10 +316,22 @@ impl Engine {
         self.stats
     }
 
-    /// What the kernel granted.
+    /// What the kernel granted, and what it refused.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
         self.ring.capabilities()
+    }
+
+    /// The limits that hold now.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let limit = |resource| rustix::process::getrlimit(resource).current;
+        Limits {
+            chain: self.ring.granted().entries,
+            workers: self.ring.limit_workers(0, 0).ok(),
+            memlock_bytes: limit(rustix::process::Resource::Memlock),
+            open_files: limit(rustix::process::Resource::Nofile),
+        }
     }
 
     /// Places in the registered file table; 0 when files are named by descriptor.
@@ -315,12 +347,21 @@ impl Engine {
     }
 }
 
-/// As many places as are useful and RLIMIT_NOFILE allows. `io_uring_register(2)`.
-fn registered_file_places() -> u32 {
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EINVAL)
+}
+
+/// Registers a table with as many places as are useful and RLIMIT_NOFILE allows; 0 where there is
+/// none. `io_uring_register(2)`.
+fn register_file_table(ring: &mut Ring) -> u32 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(REGISTERED_FILES, |limit| {
+    let places = limit.map_or(REGISTERED_FILES, |limit| {
         REGISTERED_FILES.min(limit.min(u64::from(u32::MAX)) as u32)
-    })
+    });
+    let registered = ring.register_file_table(places);
+    let has = registered.is_ok();
+    ring.note_refused("REGISTER_FILES2", registered);
+    if has { places } else { 0 }
 }
 
 #[cfg(test)]

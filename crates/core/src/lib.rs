@@ -10,6 +10,7 @@
 
 #[allow(unsafe_code)]
 pub mod arena;
+pub mod capabilities;
 pub mod engine;
 pub mod files;
 pub mod in_flight;
@@ -17,9 +18,11 @@ pub mod operation;
 pub mod reaper;
 #[allow(unsafe_code)]
 pub mod ring;
+pub mod setup;
 
 pub use arena::{Arena, ArenaOptions, ChunkId, Mapping, Pool};
+pub use capabilities::{Capabilities, Limits};
 pub use engine::{Completion, Engine, EngineOptions, Stats, Turn};
 pub use files::FileHandle;
 pub use operation::{Opcode, Refusal, Request};
-pub use ring::{Capabilities, Setup, TaskRun};
+pub use setup::{Setup, TaskRun};

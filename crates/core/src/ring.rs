@@ -11,108 +11,9 @@ use std::sync::atomic::{Ordering, fence};
 use io_uring::{EnterFlags, IoUring, Probe, SubmissionQueue, cqueue, opcode};
 
 use crate::arena::Address;
+use crate::capabilities::{self, Capabilities};
 use crate::in_flight::Sqe;
-
-/// How completion work reaches this thread, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TaskRun {
-    /// `SINGLE_ISSUER | DEFER_TASKRUN | TASKRUN_FLAG` (6.1): only when we enter with GETEVENTS.
-    Defer,
-    /// `COOP_TASKRUN | TASKRUN_FLAG` (5.19): at our next system call, without an interrupt.
-    Cooperative,
-    /// No flag: the kernel interrupts the thread.
-    Interrupt,
-}
-
-/// What to ask of `io_uring_setup(2)`. Each wish that a kernel refuses with EINVAL is given up,
-/// newest first, until it accepts; [`Capabilities`] says what was granted.
-#[derive(Clone, Copy, Debug)]
-pub struct Setup {
-    /// Entries of the submission queue; the kernel rounds up to a power of two.
-    pub entries: u32,
-    /// Entries of the completion queue; must not be smaller than `entries`.
-    pub cq_entries: u32,
-    /// The best kind of task running to try.
-    pub task_run: TaskRun,
-    /// Try `IORING_SETUP_NO_SQARRAY` (6.6): one indirection less for each SQE.
-    pub no_sq_array: bool,
-    /// Try `IORING_SETUP_SUBMIT_ALL` (5.18): one bad SQE does not end the submission.
-    pub submit_all: bool,
-    /// Try `IORING_REGISTER_RING_FDS` (5.18): no descriptor look-up at each enter.
-    pub registered_descriptor: bool,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            entries: 1024,
-            cq_entries: 4096,
-            task_run: TaskRun::Defer,
-            no_sq_array: true,
-            submit_all: true,
-            registered_descriptor: true,
-        }
-    }
-}
-
-impl Setup {
-    /// The set-ups to try in turn. The newest wish goes first, so that a kernel loses no more than
-    /// it has to: NO_SQARRAY (6.6), DEFER_TASKRUN (6.1), COOP_TASKRUN (5.19), SUBMIT_ALL (5.18).
-    fn ladder(self) -> Vec<Self> {
-        let mut rungs = vec![self];
-        let mut rung = self;
-        if rung.no_sq_array {
-            rung.no_sq_array = false;
-            rungs.push(rung);
-        }
-        if rung.task_run == TaskRun::Defer {
-            rung.task_run = TaskRun::Cooperative;
-            rungs.push(rung);
-        }
-        if rung.task_run == TaskRun::Cooperative {
-            rung.task_run = TaskRun::Interrupt;
-            rungs.push(rung);
-        }
-        if rung.submit_all {
-            rung.submit_all = false;
-            rungs.push(rung);
-        }
-        rungs
-    }
-
-    fn build(self) -> io::Result<IoUring> {
-        let mut builder = IoUring::builder();
-        // DONTFORK: a child made by fork(2) must not share the ring's memory with us.
-        builder.dontfork().setup_clamp().setup_cqsize(self.cq_entries);
-        match self.task_run {
-            TaskRun::Defer => {
-                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-            }
-            TaskRun::Cooperative => {
-                builder.setup_coop_taskrun().setup_taskrun_flag();
-            }
-            TaskRun::Interrupt => {}
-        }
-        if self.no_sq_array {
-            builder.setup_no_sqarray();
-        }
-        if self.submit_all {
-            builder.setup_submit_all();
-        }
-        builder.build(self.entries)
-    }
-}
-
-/// What the kernel granted.
-#[derive(Clone, Debug)]
-pub struct Capabilities {
-    /// The granted set-up; `entries` and `cq_entries` are the kernel's own numbers.
-    pub setup: Setup,
-    /// `IORING_FEAT_*` bits that this library looks at, by their name in `io_uring_setup(2)`.
-    pub features: Vec<(&'static str, bool)>,
-    /// For each operation of ours, by name, whether `IORING_REGISTER_PROBE` says that it exists.
-    pub operations: Vec<(&'static str, bool)>,
-}
+use crate::setup::Setup;
 
 /// `struct io_uring_rsrc_update`.
 #[repr(C)]
@@ -126,6 +27,8 @@ struct RsrcUpdate {
 pub struct Ring {
     io: IoUring,
     granted: Setup,
+    /// What was asked for and refused, with its errno.
+    refused: Vec<(&'static str, i32)>,
     /// What enter is given as `fd`: the descriptor, or its index when it is registered.
     enter_fd: RawFd,
     enter_flags: u32,
@@ -167,7 +70,7 @@ impl Ring {
         let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
         for rung in wish.ladder() {
             match rung.build() {
-                Ok(io) => return Self::with(io, rung),
+                Ok(io) => return Self::with(io, &wish, rung),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
                 Err(error) => return Err(error),
             }
@@ -175,7 +78,7 @@ impl Ring {
         Err(refused)
     }
 
-    fn with(io: IoUring, mut granted: Setup) -> io::Result<Self> {
+    fn with(io: IoUring, wish: &Setup, mut granted: Setup) -> io::Result<Self> {
         if !io.params().is_feature_nodrop() {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
@@ -185,12 +88,15 @@ impl Ring {
             enter_fd: io.as_raw_fd(),
             enter_flags: 0,
             io,
+            refused: granted.lost(wish).into_iter().map(|name| (name, libc::EINVAL)).collect(),
             granted,
             #[cfg(test)]
             offered_max: u32::MAX,
         };
         if granted.registered_descriptor {
-            ring.granted.registered_descriptor = ring.register_own_descriptor().is_ok();
+            let registered = ring.register_own_descriptor();
+            ring.granted.registered_descriptor = registered.is_ok();
+            ring.note_refused("REGISTER_RING_FDS", registered);
         }
         Ok(ring)
     }
@@ -236,30 +142,23 @@ impl Ring {
         }
     }
 
+    /// Notes that the kernel refused something that the ring works without.
+    pub(crate) fn note_refused(&mut self, what: &'static str, outcome: io::Result<()>) {
+        if let Err(error) = outcome {
+            self.refused.push((what, error.raw_os_error().unwrap_or(libc::EIO)));
+        }
+    }
+
     /// What the kernel granted, features and operations included.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        let p = self.io.params();
         let mut probe = Probe::new();
         let probed = self.io.submitter().register_probe(&mut probe).is_ok();
         Capabilities {
             setup: self.granted,
-            features: vec![
-                ("single_mmap", p.is_feature_single_mmap()),
-                ("nodrop", p.is_feature_nodrop()),
-                ("submit_stable", p.is_feature_submit_stable()),
-                ("rw_cur_pos", p.is_feature_rw_cur_pos()),
-                ("fast_poll", p.is_feature_fast_poll()),
-                ("ext_arg", p.is_feature_ext_arg()),
-                ("native_workers", p.is_feature_native_workers()),
-                ("rsrc_tags", p.is_feature_resource_tagging()),
-                ("cqe_skip", p.is_feature_skip_cqe_on_success()),
-                ("linked_file", p.is_feature_linked_file()),
-            ],
-            operations: crate::operation::KERNEL_OPCODES
-                .iter()
-                .map(|&(name, code)| (name, probed && probe.is_supported(code)))
-                .collect(),
+            features: capabilities::features(self.io.params()),
+            operations: capabilities::operations(probed.then_some(&probe)),
+            refused: self.refused.clone(),
         }
     }
 
@@ -366,10 +265,14 @@ impl Ring {
     /// Caps the kernel's worker threads of this thread, `IORING_REGISTER_IOWQ_MAX_WORKERS` (5.15);
     /// 0 leaves a cap as it is.
     ///
+    /// Returns the caps of before.
+    ///
     /// # Errors
     /// The errno of `io_uring_register(2)`.
-    pub fn limit_workers(&self, bounded: u32, unbounded: u32) -> io::Result<()> {
-        self.io.submitter().register_iowq_max_workers(&mut [bounded, unbounded])
+    pub fn limit_workers(&self, bounded: u32, unbounded: u32) -> io::Result<(u32, u32)> {
+        let mut caps = [bounded, unbounded];
+        self.io.submitter().register_iowq_max_workers(&mut caps)?;
+        Ok((caps[0], caps[1]))
     }
 
     /// Registers an empty table for `slots` files (5.19).
@@ -491,6 +394,7 @@ pub fn descriptor_flags(fd: RawFd) -> io::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setup::TaskRun;
 
     fn nop_round_trip(ring: &mut Ring) {
         let sqe = Sqe::control(opcode::Nop::new().build().user_data(77));
@@ -519,23 +423,6 @@ mod tests {
                 nop_round_trip(&mut ring);
             }
         }
-    }
-
-    #[test]
-    fn the_ladder_ends_at_a_plain_ring_and_gives_up_the_newest_wish_first() {
-        let rungs = Setup::default().ladder();
-        let kinds: Vec<_> =
-            rungs.iter().map(|r| (r.no_sq_array, r.task_run, r.submit_all)).collect();
-        assert_eq!(
-            kinds,
-            [
-                (true, TaskRun::Defer, true),
-                (false, TaskRun::Defer, true),
-                (false, TaskRun::Cooperative, true),
-                (false, TaskRun::Interrupt, true),
-                (false, TaskRun::Interrupt, false),
-            ]
-        );
     }
 
     #[test]
