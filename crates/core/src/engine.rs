@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use crate::arena::{Arena, ArenaOptions, Pool};
 use crate::capabilities::{Capabilities, Limits};
+use crate::credentials::Credentials;
 use crate::files::{BadFile, FileHandle, Files};
 use crate::in_flight::{InFlight, Payload};
 use crate::reaper::Reaper;
@@ -29,6 +30,11 @@ pub const BATCH_MAX: usize = 4096;
 const REGISTERED_FILES: u32 = 1024;
 /// Places in the registered buffer table; slabs past it are used unregistered.
 const REGISTERED_SLABS: u32 = 4096;
+
+/// Operations of a chain, at most, with a polling thread. One that several rings share takes so many
+/// entries of each at a time (`IORING_SQPOLL_CAP_ENTRIES_VALUE` in the kernel), and a chain that it
+/// takes in two parts is two chains. Whether others will attach is not known when a chain is staged.
+const POLLED_CHAIN_MAX: usize = 8;
 
 /// How an engine is made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -142,6 +148,10 @@ pub struct Engine {
     register: bool,
     buffer_table: Option<Result<(), i32>>,
     registered_files: u32,
+    /// Operations of a chain, at most.
+    chain_max: usize,
+    /// With a polling thread: as whom it opens files.
+    polling_as: Option<Credentials>,
     stats: Stats,
 }
 
@@ -149,8 +159,8 @@ impl Engine {
     /// Makes the ring, the eventfd and an empty arena.
     ///
     /// # Errors
-    /// The errno of `io_uring_setup(2)` ([`Ring::new`]), of `eventfd(2)`, or EINVAL for an arena
-    /// whose slab is not a power of two from 64 KiB to 4 MiB.
+    /// The errno of `io_uring_setup(2)` ([`Ring::new`]), of `eventfd(2)`, of `io_uring_register(2)` for
+    /// restrictions, or EINVAL for an arena whose slab is not a power of two from 64 KiB to 4 MiB.
     pub fn new(options: EngineOptions) -> io::Result<Self> {
         let slab_bytes = options.arena.slab_bytes;
         let slab_fits = (64 << 10..=crate::arena::SLAB_BYTES_MAX).contains(&slab_bytes);
@@ -166,6 +176,8 @@ impl Engine {
         }
         let registered_files =
             if options.unregistered { 0 } else { register_file_table(&mut ring) };
+        ring.enable()?;
+        let setup = *ring.granted();
         Ok(Self {
             ring,
             reaper,
@@ -189,6 +201,11 @@ impl Engine {
             register: !options.unregistered,
             buffer_table: None,
             registered_files,
+            chain_max: match setup.sqpoll {
+                Some(_) => POLLED_CHAIN_MAX.min(setup.entries as usize),
+                None => setup.entries as usize,
+            },
+            polling_as: setup.sqpoll.map(|_| Credentials::of_now()),
             stats: Stats::default(),
         })
     }
@@ -291,6 +308,12 @@ impl Engine {
         &mut self.files
     }
 
+    /// The ring's descriptor, for other rings to attach to while this engine lives.
+    #[must_use]
+    pub fn ring_descriptor(&self) -> RawFd {
+        self.ring.descriptor()
+    }
+
     /// The descriptor the event loop waits on.
     #[must_use]
     pub fn wait_descriptor(&self) -> RawFd {
@@ -327,7 +350,7 @@ impl Engine {
     pub fn limits(&self) -> Limits {
         let limit = |resource| rustix::process::getrlimit(resource).current;
         Limits {
-            chain: self.ring.granted().entries,
+            chain: self.chain_max as u32,
             workers: self.ring.limit_workers(0, 0).ok(),
             memlock_bytes: limit(rustix::process::Resource::Memlock),
             open_files: limit(rustix::process::Resource::Nofile),

@@ -11,6 +11,7 @@
 #[allow(unsafe_code)]
 pub mod arena;
 pub mod capabilities;
+mod credentials;
 pub mod engine;
 pub mod files;
 pub mod in_flight;
@@ -25,4 +26,4 @@ pub use capabilities::{Capabilities, Limits};
 pub use engine::{Completion, Engine, EngineOptions, Stats, Turn};
 pub use files::FileHandle;
 pub use operation::{Opcode, Refusal, Request};
-pub use setup::{Setup, TaskRun};
+pub use setup::{OperationSet, Setup, SqPoll, TaskRun};

@@ -49,8 +49,9 @@ impl Ring {
     /// # Errors
     /// The errno of `io_uring_setup(2)`: ENOSYS and EPERM where `io_uring` is missing or forbidden,
     /// ENOMEM where RLIMIT_MEMLOCK is too small even for 8 entries, EMFILE; EINVAL when even a plain ring
-    /// is refused; EOPNOTSUPP where IORING_FEAT_NODROP (5.5) is missing, without which completions
-    /// can be lost.
+    /// is refused, or a ring to attach to is none or has no polling thread; ENXIO where it is no
+    /// descriptor; EOPNOTSUPP where IORING_FEAT_NODROP (5.5) is missing, without which completions
+    /// can be lost, or IORING_FEAT_SQPOLL_NONFIXED (5.11) for a polling thread.
     pub fn new(mut wish: Setup) -> io::Result<Self> {
         loop {
             match Self::of_size(wish) {
@@ -79,7 +80,8 @@ impl Ring {
     }
 
     fn with(io: IoUring, wish: &Setup, mut granted: Setup) -> io::Result<Self> {
-        if !io.params().is_feature_nodrop() {
+        let thread_takes_all = io.params().is_feature_sqpoll_nonfixed();
+        if !io.params().is_feature_nodrop() || (wish.sqpoll.is_some() && !thread_takes_all) {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
         granted.entries = io.params().sq_entries();
@@ -142,6 +144,23 @@ impl Ring {
         }
     }
 
+    /// Locks a restricted ring to its operations and lets it work; nothing for others. All that is
+    /// registered only once is registered before. `io_uring_register(2)`.
+    ///
+    /// # Errors
+    /// The errno of `io_uring_register(2)`; EINVAL before 5.10.
+    pub fn enable(&self) -> io::Result<()> {
+        let Some(operations) = self.granted.restrict else { return Ok(()) };
+        self.io.submitter().register_restrictions(&mut operations.restrictions())?;
+        self.io.submitter().register_enable_rings()
+    }
+
+    /// The ring's descriptor, for others to attach to.
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.io.as_raw_fd()
+    }
+
     /// Notes that the kernel refused something that the ring works without.
     pub(crate) fn note_refused(&mut self, what: &'static str, outcome: io::Result<()>) {
         if let Err(error) = outcome {
@@ -191,7 +210,17 @@ impl Ring {
         let to_submit = self.unsubmitted() as u32;
         #[cfg(test)]
         let to_submit = to_submit.min(self.offered_max);
-        let flags = self.enter_flags | if reap { EnterFlags::GETEVENTS.bits() } else { 0 };
+        let flags = if reap { EnterFlags::GETEVENTS } else { EnterFlags::empty() };
+        self.call_enter(to_submit, min_complete, flags)
+    }
+
+    #[inline]
+    fn call_enter(
+        &self,
+        to_submit: u32,
+        min_complete: u32,
+        flags: EnterFlags,
+    ) -> io::Result<usize> {
         // SAFETY: no pointer is passed; the SQEs it makes the kernel read are covered by `push`.
         let taken = unsafe {
             libc::syscall(
@@ -199,12 +228,36 @@ impl Ring {
                 self.enter_fd,
                 to_submit,
                 min_complete,
-                flags,
+                self.enter_flags | flags.bits(),
                 ptr::null::<libc::c_void>(),
                 0usize,
             )
         };
         if taken < 0 { Err(io::Error::last_os_error()) } else { Ok(taken as usize) }
+    }
+
+    /// With a polling thread, in place of [`Self::enter`]: wakes it when it sleeps and there is
+    /// something for it, and with `reap` fetches what an overflown completion queue held back.
+    /// Returns whether it took a system call.
+    ///
+    /// # Errors
+    /// The errno of enter; EOWNERDEAD when the thread is gone.
+    pub fn wake(&mut self, reap: bool) -> io::Result<bool> {
+        let sq = self.io.submission();
+        let mut flags = EnterFlags::empty();
+        // need_wakeup() has a SeqCst fence before its look, after the entries were published: either
+        // we see the flag that the thread has set, or it sees the entries when it looks once more.
+        if !sq.is_empty() && sq.need_wakeup() {
+            flags |= EnterFlags::SQ_WAKEUP;
+        }
+        if reap && sq.cq_overflow() {
+            flags |= EnterFlags::GETEVENTS;
+        }
+        drop(sq);
+        if flags.is_empty() {
+            return Ok(false);
+        }
+        self.call_enter(0, 0, flags).map(|_| true)
     }
 
     /// Whether the kernel holds completions that only an enter brings into the queue: deferred work
@@ -416,6 +469,7 @@ mod tests {
                     no_sq_array: bits & 1 != 0,
                     submit_all: bits & 2 != 0,
                     registered_descriptor: bits & 4 != 0,
+                    ..Setup::default()
                 };
                 let mut ring = Ring::new(wish).expect("a ring");
                 assert!(ring.granted().task_run >= task_run, "never more than was asked for");

@@ -52,8 +52,14 @@ impl Engine {
             return Err(Refusal::SlotBusy);
         }
         let (opcode, flags) = operation::decode(request.opcode)?;
-        if self.open_chain + 1 > self.ring.granted().entries as usize {
+        if self.open_chain + 1 > self.chain_max {
             return Err(Refusal::ChainTooLong);
+        }
+        if let Some(who) = &self.polling_as
+            && !request.bytes.is_empty()
+            && who.have_changed()
+        {
+            return Err(Refusal::Credentials);
         }
         let prepared = match opcode {
             Opcode::Close => self.prepare_close(request, flags)?,

@@ -1,5 +1,6 @@
 //! A turn: everything staged goes to the kernel in one enter, and what is complete is collected.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::{BATCH_MAX, Completion, Engine, Life, Turn};
@@ -191,6 +192,9 @@ impl Engine {
     /// One enter for everything staged that the submission queue has room for. With `reap`, also
     /// when nothing is staged but the kernel holds completions back.
     pub(super) fn submit(&mut self, reap: bool) -> Result<(), ()> {
+        if self.polling_as.is_some() {
+            return self.submit_to_thread(reap);
+        }
         if !self.staged.is_empty() || !self.cancels.is_empty() {
             self.publish();
         }
@@ -215,22 +219,61 @@ impl Engine {
                 }
                 Ok(())
             }
-            Err(error) => match error.raw_os_error() {
-                // EAGAIN: no memory for the requests now. EBUSY: completions must be collected
-                // first. EINTR: a signal. The entries stay in the queue. `io_uring_enter(2)`.
-                Some(libc::EAGAIN | libc::EBUSY | libc::EINTR) => {
-                    self.stats.refusals += 1;
-                    self.refused = self.refused.saturating_add(1);
-                    Ok(())
-                }
-                // Anything else says that the ring itself is gone (EBADF, EBADFD, ENXIO) or that we
-                // are wrong about it (EFAULT, EINVAL, EEXIST): nothing can be relied on any more.
-                errno => {
-                    let errno = errno.unwrap_or(libc::EIO);
-                    self.life = Life::Failed { errno, told: false };
-                    Err(())
-                }
-            },
+            Err(error) => self.enter_refused(&error),
+        }
+    }
+
+    #[cold]
+    fn enter_refused(&mut self, error: &io::Error) -> Result<(), ()> {
+        match error.raw_os_error() {
+            // EAGAIN: no memory for the requests now. EBUSY: completions must be collected
+            // first. EINTR: a signal. The entries stay in the queue. `io_uring_enter(2)`.
+            Some(libc::EAGAIN | libc::EBUSY | libc::EINTR) => {
+                self.stats.refusals += 1;
+                self.refused = self.refused.saturating_add(1);
+                Ok(())
+            }
+            // Anything else says that the ring itself is gone (EBADF, EBADFD, ENXIO; EOWNERDEAD: its
+            // polling thread) or that we are wrong about it (EFAULT, EINVAL, EEXIST): nothing can
+            // be relied on any more.
+            errno => {
+                let errno = errno.unwrap_or(libc::EIO);
+                self.life = Life::Failed { errno, told: false };
+                Err(())
+            }
+        }
+    }
+
+    /// The same with a polling thread, which takes what is published by itself: no system call while
+    /// it is awake.
+    fn submit_to_thread(&mut self, reap: bool) -> Result<(), ()> {
+        let waiting = self.staged.len() + self.cancels.len();
+        if waiting > 0 {
+            let ready = self.ready.len();
+            self.publish();
+            // The thread takes a chain whole: `publish_chain` saw to that.
+            self.chains.clear();
+            let left = self.staged.len() + self.cancels.len();
+            let ended = self.ready.len() - ready;
+            let published = waiting - left - ended;
+            self.stats.submitted += published as u64;
+            self.stats.submitting_enters += u64::from(published > 0);
+            // The queue is full: the thread is slower than we are, and there is no use in spinning.
+            let stuck = left > self.open_chain && published + ended == 0;
+            self.refused = if stuck { self.refused.saturating_add(1) } else { 0 };
+        } else {
+            self.refused = 0;
+        }
+        self.stats.overflows += u64::from(reap && self.ring.overflown());
+        match self.ring.wake(reap) {
+            Ok(entered) => {
+                self.stats.enters += u64::from(entered);
+                Ok(())
+            }
+            Err(error) => {
+                self.stats.enters += 1;
+                self.enter_refused(&error)
+            }
         }
     }
 
@@ -289,7 +332,8 @@ impl Engine {
             return true;
         }
         let mut sq = self.ring.submission();
-        if length > sq.room() {
+        // A polling thread that several rings share takes the first eight entries of a queue.
+        if length > sq.room() || (self.polling_as.is_some() && !sq.is_empty()) {
             return false;
         }
         let members: Vec<u32> = self.staged.drain(..length).collect();

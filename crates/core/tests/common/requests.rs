@@ -98,7 +98,7 @@ pub fn punted(request: Request<'_>) -> Request<'_> {
 }
 
 /// Every refusal, so that a test can say which it met.
-pub const REFUSALS: [Refusal; 12] = [
+pub const REFUSALS: [Refusal; 13] = [
     Refusal::Closed,
     Refusal::Failed,
     Refusal::SlotBusy,
@@ -111,4 +111,5 @@ pub const REFUSALS: [Refusal; 12] = [
     Refusal::Argument,
     Refusal::Path,
     Refusal::ChainTooLong,
+    Refusal::Credentials,
 ];
