@@ -53,6 +53,8 @@ export declare class Engine {
    * whether the kernel let go of everything. Completions are not delivered any more.
    */
   close(patienceMs: number): boolean
+  /** The ring's descriptor, for other engines of this process to attach to; null when closed. */
+  handle(): number | null
   /** Counters; null when closed. */
   stats(): EngineStats | null
   /** What the kernel granted; null when closed. */
@@ -122,6 +124,16 @@ export interface EngineOptions {
   unboundedWorkers: number
   /** Register files and memory with the ring where that is possible. */
   register: boolean
+  /** What is not even tried: `NO_SQARRAY`, `SUBMIT_ALL`, `REGISTER_RING_FDS`. */
+  leftOut?: Array<string>
+  /** With a polling thread: milliseconds without work after which it sleeps. */
+  sqpollIdleMs?: number
+  /** The CPU that the polling thread stays on. */
+  sqpollCpu?: number
+  /** The descriptor of a ring to share the polling thread with. */
+  attach?: number
+  /** Names of the operations that the ring is restricted to. */
+  restrict?: Array<string>
 }
 
 /** Counters since the engine was started, and gauges of now. */

@@ -71,7 +71,8 @@ test('what the kernel refuses has its errno, its name and the version that broug
   }
   const { notInUse, limits } = capabilitiesOf(granted, asked)
   const known = 'The kernel does not know it: it came with Linux'
-  t.deepEqual(notInUse, {
+  const refused = Object.entries(notInUse).filter(([, { errno }]) => errno !== undefined)
+  t.deepEqual(Object.fromEntries(refused), {
     NO_SQARRAY: { reason: `${known} 6.6.`, code: 'EINVAL', errno: -22 },
     DEFER_TASKRUN: { reason: `${known} 6.1.`, code: 'EINVAL', errno: -22 },
     registeredFiles: {

@@ -11,6 +11,7 @@ import {
   loadBinding,
   type Opened,
 } from './native.js'
+import { asksByName, plain, setupRefused } from './setup.js'
 
 /** What can be staged. `crates/core/src/operation.rs` says what each takes. */
 export const OP_NOP = 0
@@ -54,6 +55,7 @@ export const REFUSED_FAILED = 2
 export const REFUSED_SLOT_BUSY = 3
 export const REFUSED_UNKNOWN_FILE = 6
 export const REFUSED_UNKNOWN_CHUNK = 8
+export const REFUSED_CREDENTIALS = 13
 export const REFUSED_BUFFER_GONE = 64
 
 /** Answers of {@link Backend.take} that are no chunk. Others below -1000 are an errno. */
@@ -115,6 +117,8 @@ export interface Backend extends RawFunctions {
   /** The flags that a descriptor was opened with, or a negated errno. */
   descriptorFlags(fd: number): number
   setWanted(wanted: boolean): void
+  /** The ring's descriptor, or null when closed. */
+  handle(): number | null
   stats(): EngineStats | null
   capabilities(): EngineCapabilities | null
   /** Ends it; true when the kernel let go of everything within `patienceMs`. */
@@ -167,6 +171,9 @@ class UringBackend implements Backend {
   setWanted(wanted: boolean): void {
     this.#engine.setWanted(wanted)
   }
+  handle(): number | null {
+    return this.#engine.handle()
+  }
   stats(): EngineStats | null {
     return this.#engine.stats()
   }
@@ -195,7 +202,7 @@ export function startBackend(
   }
   const pairs = new Int32Array(BATCH_MAX * 2)
   const errno = engine.start(options, deliver, pairs.buffer)
-  if (errno < 0) throw unavailable(explainUnavailable(errno))
+  if (errno < 0) throw startRefused(errno, options)
   const raw = engine.functions() as RawFunctions | null
   if (raw === null) throw unavailable(explainUnavailable(-12))
   return { backend: new UringBackend(engine, raw), pairs }
@@ -210,8 +217,15 @@ export function probeEngine(options: EngineOptions): EngineCapabilities {
     throw unavailable(explainUnavailable(cause), cause)
   }
   const granted = engine.probe(options)
-  if (typeof granted === 'number') throw unavailable(explainUnavailable(granted))
+  if (typeof granted === 'number') throw startRefused(granted, options)
   return granted
+}
+
+/** Why there is no ring: none is to be had, or none with what was asked for by name. */
+function startRefused(errno: number, options: EngineOptions): Error {
+  const optionsAtFault =
+    asksByName(options) && typeof loadBinding().Engine.probe(plain(options)) !== 'number'
+  return optionsAtFault ? setupRefused(errno, options) : unavailable(explainUnavailable(errno))
 }
 
 function unavailable(reason: Unavailable, cause?: unknown): Error {

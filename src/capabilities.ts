@@ -7,6 +7,24 @@ import { systemError } from './errors.js'
 import type { EngineCapabilities, EngineOptions } from './native.js'
 import { SLOTS_MAX } from './slots.js'
 
+/** Names of {@link Capabilities.operations}: `KERNEL_OPCODES` of `crates/core/src/operation.rs`. */
+export const OPERATION_NAMES = [
+  'nop',
+  'read',
+  'write',
+  'read_fixed',
+  'write_fixed',
+  'fsync',
+  'ftruncate',
+  'openat',
+  'close',
+  'statx',
+  'timeout',
+  'async_cancel',
+] as const
+/** One of them. */
+export type OperationName = (typeof OPERATION_NAMES)[number]
+
 /** Why something is not in use. */
 export interface NotInUse {
   /** A sentence. */
@@ -26,6 +44,9 @@ export type Optional =
   | 'registeredFiles'
   | 'registeredMemory'
   | 'workers'
+  | 'sqpoll'
+  | 'attach'
+  | 'restrict'
 
 /** Limits of a queue and of its process, as they are now. */
 export interface CapabilityLimits {
@@ -57,20 +78,24 @@ export interface Capabilities {
   /** Features by their names in io_uring_setup(2). */
   features: Record<string, boolean>
   /** Operations by their names in io_uring_enter(2). */
-  operations: Record<string, boolean>
+  operations: Record<OperationName, boolean>
   /** Places in the registered file table; 0 when files are named by descriptor. */
   registeredFiles: number
   /** Whether direct files use registered memory: untried before the first one; else why not. */
   registeredMemory: 'untried' | 'registered' | { code: string; errno: number }
+  /** The polling thread, if there is one: what was asked of it. */
+  sqpoll: { idleMs: number; cpu: number | null } | null
+  /** The operations that the ring is restricted to, besides those that the queue itself needs. */
+  restrictedTo: string[] | null
   /** What limits it. */
   limits: CapabilityLimits
   /** What is not in use, by name, and why. What is in use is not in it. */
   notInUse: { [name in Optional]?: NotInUse }
 }
 
-/** Something that can be in use: the name of its refusal, since which Linux, who asks for it. */
+/** Something that can be in use: the name of its refusal, if the queue does without, since which Linux, who asks for it. */
 interface Thing {
-  readonly refusal: string
+  readonly refusal?: string
   readonly linux: string
   /** Why nobody asked, or undefined when it was asked for. */
   readonly unasked?: (options: EngineOptions, granted: EngineCapabilities) => string | undefined
@@ -79,12 +104,23 @@ interface Thing {
 const DEFER = 0
 const COOPERATIVE = 1
 
+const leftOut = (flag: string, name: string) => (options: EngineOptions) =>
+  options.leftOut?.includes(flag) ? `options.setup.${name} is false.` : undefined
+
 const unregistered = ({ register }: EngineOptions): string | undefined =>
   register ? undefined : 'options.register is false.'
 
 const THINGS: Readonly<Record<Optional, Thing>> = {
-  NO_SQARRAY: { refusal: 'NO_SQARRAY', linux: '6.6' },
-  SUBMIT_ALL: { refusal: 'SUBMIT_ALL', linux: '5.18' },
+  NO_SQARRAY: {
+    refusal: 'NO_SQARRAY',
+    linux: '6.6',
+    unasked: leftOut('NO_SQARRAY', 'noSqArray'),
+  },
+  SUBMIT_ALL: {
+    refusal: 'SUBMIT_ALL',
+    linux: '5.18',
+    unasked: leftOut('SUBMIT_ALL', 'submitAll'),
+  },
   DEFER_TASKRUN: {
     refusal: 'DEFER_TASKRUN',
     linux: '6.1',
@@ -99,7 +135,11 @@ const THINGS: Readonly<Record<Optional, Thing>> = {
       return taskRun <= COOPERATIVE ? undefined : 'options.setup.taskRun asks for another.'
     },
   },
-  registeredDescriptor: { refusal: 'REGISTER_RING_FDS', linux: '5.18' },
+  registeredDescriptor: {
+    refusal: 'REGISTER_RING_FDS',
+    linux: '5.18',
+    unasked: leftOut('REGISTER_RING_FDS', 'registeredDescriptor'),
+  },
   registeredFiles: { refusal: 'REGISTER_FILES2', linux: '5.19', unasked: unregistered },
   registeredMemory: { refusal: 'REGISTER_BUFFERS2', linux: '5.19', unasked: unregistered },
   workers: {
@@ -107,6 +147,20 @@ const THINGS: Readonly<Record<Optional, Thing>> = {
     linux: '5.15',
     unasked: ({ boundedWorkers, unboundedWorkers }) =>
       boundedWorkers + unboundedWorkers > 0 ? undefined : 'options.workers sets no cap.',
+  },
+  sqpoll: {
+    linux: '5.11',
+    unasked: ({ sqpollIdleMs }) =>
+      sqpollIdleMs === undefined ? 'options.sqpoll is not given.' : undefined,
+  },
+  attach: {
+    linux: '5.6',
+    unasked: ({ attach }) => (attach === undefined ? 'options.attach is not given.' : undefined),
+  },
+  restrict: {
+    linux: '5.10',
+    unasked: ({ restrict }) =>
+      restrict === undefined ? 'options.restrict is not given.' : undefined,
   },
 }
 
@@ -128,9 +182,14 @@ export function capabilitiesOf(granted: EngineCapabilities, options: EngineOptio
     setupFlags: granted.setupFlags,
     registeredDescriptor: granted.registeredDescriptor,
     features: granted.features,
-    operations: granted.operations,
+    operations: granted.operations as Record<OperationName, boolean>,
     registeredFiles: granted.registeredFiles,
     registeredMemory: registeredMemory(granted.registeredMemory),
+    sqpoll:
+      options.sqpollIdleMs === undefined
+        ? null
+        : { idleMs: options.sqpollIdleMs, cpu: options.sqpollCpu ?? null },
+    restrictedTo: options.restrict ?? null,
     limits: {
       operations: SLOTS_MAX,
       chain: granted.chainMax,
@@ -160,7 +219,7 @@ function notInUse(granted: EngineCapabilities, options: EngineOptions): Capabili
   if (granted.registeredMemory) refused['REGISTER_BUFFERS2'] = granted.registeredMemory
   const found: Capabilities['notInUse'] = {}
   for (const [name, { refusal, linux, unasked }] of Object.entries(THINGS)) {
-    const errno = refused[refusal]
+    const errno = refusal === undefined ? undefined : refused[refusal]
     const reason = unasked?.(options, granted)
     if (errno !== undefined) {
       const code = codeOf(errno)

@@ -1,7 +1,7 @@
 /**
  * node-uring: file I/O for Node.js through Linux io_uring.
  */
-export type { Capabilities, CapabilityLimits, NotInUse } from './capabilities.js'
+export type { Capabilities, CapabilityLimits, NotInUse, OperationName } from './capabilities.js'
 export {
   AbortError,
   type DirectAlignment,
@@ -13,11 +13,12 @@ export {
 export { type CloseOptions, File, type WriteOptions } from './file.js'
 export type { RoundTripSummary } from './histogram.js'
 export type { AllocBuffer } from './memory.js'
-export type { QueueOptions, TaskRun } from './options.js'
+export type { QueueOptions } from './options.js'
 export {
   type OpenOptions,
   Queue,
   type QueueStats,
   type RoundTripOptions,
 } from './queue.js'
+export type { SetupFlags, SetupOptions, TaskRun } from './setup.js'
 export { Stats } from './stats.js'

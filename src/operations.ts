@@ -14,6 +14,7 @@ import {
   OP_STATX,
   OP_WRITE,
   REFUSED_CLOSED,
+  REFUSED_CREDENTIALS,
   REFUSED_FAILED,
   REFUSED_UNKNOWN_CHUNK,
   REFUSED_UNKNOWN_FILE,
@@ -178,6 +179,8 @@ export class Operations {
         return this.ended?.() ?? internalError('the engine has failed and did not say so')
       case REFUSED_UNKNOWN_FILE:
         return systemError(EBADF, syscallOf(op.opcode))
+      case REFUSED_CREDENTIALS:
+        return uringError('ERR_URING_CREDENTIALS')
       case REFUSED_UNKNOWN_CHUNK:
         return this.transfers.bufferGone(op)
       default:

@@ -270,6 +270,16 @@ export class Queue {
     return this.#operations.backend.name
   }
 
+  /**
+   * A number that names this queue in its process while it is open: another queue's option `attach`,
+   * also of another thread, which it can be posted to. Throws `ERR_URING_CLOSED`.
+   */
+  get handle(): number {
+    const handle = this.#operations.backend.handle()
+    if (handle === null) throw uringError('ERR_URING_CLOSED')
+    return handle
+  }
+
   /** What the kernel granted, and why not the rest; after {@link close}, what it had last. */
   get capabilities(): Capabilities {
     const granted = this.#operations.backend.capabilities()

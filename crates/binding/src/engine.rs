@@ -96,9 +96,9 @@ impl Engine {
         deliver: Function<FnArgs<(i32, i32, i32)>, ()>,
         pairs: ArrayBuffer,
     ) -> i32 {
-        let core = match Core::new(core_options(&options)) {
+        let core = match new_core(&options) {
             Ok(core) => core,
-            Err(error) => return -error.raw_os_error().unwrap_or(libc::EIO),
+            Err(errno) => return -errno,
         };
         match Shared::start(&env, core, &deliver, &pairs) {
             Ok(shared) => {
@@ -115,12 +115,12 @@ impl Engine {
     #[napi]
     #[allow(clippy::needless_pass_by_value)]
     pub fn probe(options: EngineOptions) -> Either<EngineCapabilities, i32> {
-        match Core::new(core_options(&options)) {
+        match new_core(&options) {
             Ok(mut core) => {
                 core.try_registered_memory();
                 Either::A(capabilities_of(&core))
             }
-            Err(error) => Either::B(-error.raw_os_error().unwrap_or(libc::EIO)),
+            Err(errno) => Either::B(-errno),
         }
     }
 
@@ -186,6 +186,12 @@ impl Engine {
         self.shared.as_ref().is_none_or(|shared| shared.close(patience))
     }
 
+    /// The ring's descriptor, for other engines of this process to attach to; null when closed.
+    #[napi]
+    pub fn handle(&self) -> Option<i32> {
+        self.with(|core| core.ring_descriptor())
+    }
+
     /// Counters; null when closed.
     #[napi]
     pub fn stats(&self) -> Option<EngineStats> {
@@ -229,4 +235,10 @@ impl Engine {
         let shared = self.shared.as_ref()?;
         shared.engine.borrow_mut().as_mut().map(work)
     }
+}
+
+/// Makes the core's engine; or an errno.
+fn new_core(options: &EngineOptions) -> Result<Core, i32> {
+    let options = core_options(options).map_err(|_unknown_name| libc::EINVAL)?;
+    Core::new(options).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
 }

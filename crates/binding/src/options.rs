@@ -3,7 +3,7 @@
 use napi_derive::napi;
 use node_uring_core::arena::ArenaOptions;
 use node_uring_core::engine::InlinePolicy;
-use node_uring_core::{EngineOptions as CoreOptions, Setup, TaskRun};
+use node_uring_core::{EngineOptions as CoreOptions, OperationSet, Setup, SqPoll, TaskRun};
 
 /// How an engine is made; all lengths in bytes. `src/options.ts` has the defaults and checks them.
 #[napi(object)]
@@ -34,11 +34,32 @@ pub struct EngineOptions {
     pub unbounded_workers: u32,
     /// Register files and memory with the ring where that is possible.
     pub register: bool,
+    /// What is not even tried: `NO_SQARRAY`, `SUBMIT_ALL`, `REGISTER_RING_FDS`.
+    pub left_out: Option<Vec<String>>,
+    /// With a polling thread: milliseconds without work after which it sleeps.
+    pub sqpoll_idle_ms: Option<u32>,
+    /// The CPU that the polling thread stays on.
+    pub sqpoll_cpu: Option<u32>,
+    /// The descriptor of a ring to share the polling thread with.
+    pub attach: Option<i32>,
+    /// Names of the operations that the ring is restricted to.
+    pub restrict: Option<Vec<String>>,
 }
 
 /// The same for the core.
-pub fn core_options(options: &EngineOptions) -> CoreOptions {
-    CoreOptions {
+///
+/// # Errors
+/// A name of an operation that is none.
+pub fn core_options(options: &EngineOptions) -> Result<CoreOptions, &str> {
+    let restrict = match &options.restrict {
+        Some(names) => {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            Some(OperationSet::named(&names)?)
+        }
+        None => None,
+    };
+    let tries = |name: &str| !options.left_out.iter().flatten().any(|left_out| left_out == name);
+    Ok(CoreOptions {
         setup: Setup {
             entries: options.entries,
             cq_entries: options.cq_entries,
@@ -47,7 +68,14 @@ pub fn core_options(options: &EngineOptions) -> CoreOptions {
                 1 => TaskRun::Cooperative,
                 _ => TaskRun::Interrupt,
             },
-            ..Setup::default()
+            no_sq_array: tries("NO_SQARRAY"),
+            submit_all: tries("SUBMIT_ALL"),
+            registered_descriptor: tries("REGISTER_RING_FDS"),
+            sqpoll: options
+                .sqpoll_idle_ms
+                .map(|idle_ms| SqPoll { idle_ms, cpu: options.sqpoll_cpu }),
+            attach: options.attach,
+            restrict,
         },
         arena: ArenaOptions {
             slab_bytes: options.slab_bytes as usize,
@@ -62,5 +90,5 @@ pub fn core_options(options: &EngineOptions) -> CoreOptions {
         },
         workers: (options.bounded_workers, options.unbounded_workers),
         unregistered: !options.register,
-    }
+    })
 }

@@ -1,0 +1,189 @@
+/**
+ * What a queue is asked for by name (a polling thread, an attachment, restrictions, set-up flags): the
+ * options, their checks, which of them contradict each other, and what it means when the kernel
+ * refuses. Nothing is made here.
+ */
+import { OPERATION_NAMES, type OperationName } from './capabilities.js'
+import { invalidArgType, invalidArgValue, systemError, uringError } from './errors.js'
+import type { EngineOptions } from './native.js'
+import { checkBoolean, checkInteger, checkOptions } from './validate.js'
+
+/** How completion work reaches the thread. Only the best that the kernel has is worth having. */
+export type TaskRun = 'defer' | 'cooperative' | 'interrupt'
+
+/** Flags of io_uring_setup(2). What the kernel does not know is left out by itself. */
+export interface SetupFlags {
+  /** 'defer' needs Linux 6.1, 'cooperative' 5.19. Default 'defer'; with `sqpoll` 'interrupt'. */
+  taskRun?: TaskRun
+  /** IORING_SETUP_NO_SQARRAY (6.6). Default true. */
+  noSqArray?: boolean
+  /** IORING_SETUP_SUBMIT_ALL (5.18). Default true. */
+  submitAll?: boolean
+  /** IORING_REGISTER_RING_FDS (5.18). Default true. */
+  registeredDescriptor?: boolean
+}
+
+/** Options of a queue that ask for something by name. docs/queue-options.md has them all. */
+export interface SetupOptions {
+  /** What to ask of io_uring_setup(2); what the kernel does not know is left out by itself. */
+  setup?: SetupFlags
+  /**
+   * A kernel thread that submits, so that no system call does: IORING_SETUP_SQPOLL (5.11 here; before
+   * 5.13 it needs CAP_SYS_NICE). It spins while there is work, and until it has been idle for a while.
+   */
+  sqpoll?: {
+    /** Milliseconds without work after which it sleeps. Default 1000. */
+    idleMs?: number
+    /** The CPU that it stays on. Default: any. */
+    cpu?: number
+  }
+  /**
+   * The `handle` of another queue of this process, to share its polling thread: IORING_SETUP_ATTACH_WQ
+   * (5.6). Without `sqpoll` it changes nothing that can be seen.
+   */
+  attach?: number
+  /** Lock the ring to some operations for good, by IORING_REGISTER_RESTRICTIONS (5.10). */
+  restrict?: {
+    /**
+     * Names of `capabilities.operations`. All others complete with EACCES, but for those that the
+     * queue itself needs: nop, close, async_cancel, timeout and link_timeout.
+     */
+    operations: readonly OperationName[]
+  }
+}
+
+/** The part of the engine's options that this file makes. */
+export type EngineSetup = Pick<
+  EngineOptions,
+  'taskRun' | 'leftOut' | 'sqpollIdleMs' | 'sqpollCpu' | 'attach' | 'restrict'
+>
+
+const TASK_RUNS: readonly TaskRun[] = ['defer', 'cooperative', 'interrupt']
+/** Flags that can be left out, and the kernel's names for them. */
+const FLAGS = [
+  ['noSqArray', 'NO_SQARRAY'],
+  ['submitAll', 'SUBMIT_ALL'],
+  ['registeredDescriptor', 'REGISTER_RING_FDS'],
+] as const
+const IDLE_MS = 1000
+const INT32_MAX = 2 ** 31 - 1
+
+/** Options that cannot be had together: the first's name, whether they are, and why not. */
+const CONTRADICTIONS: readonly [string, (given: SetupOptions) => unknown, string][] = [
+  [
+    'setup.taskRun',
+    ({ setup, sqpoll }) => sqpoll && setup?.taskRun !== undefined && setup.taskRun !== 'interrupt',
+    "must be 'interrupt' with options.sqpoll: completion work is run by the polling thread",
+  ],
+  [
+    'sqpoll.cpu',
+    ({ sqpoll, attach }) => sqpoll?.cpu !== undefined && attach !== undefined,
+    'cannot be combined with options.attach: the thread that is shared has its CPU already',
+  ],
+]
+
+/** Checks what a caller gave and fills the rest in. Throws Node's `ERR_` errors. */
+export function engineSetup(given: SetupOptions): EngineSetup {
+  const { setup = {}, sqpoll, attach, restrict } = given
+  checkOptions(setup, 'options.setup')
+  const leftOut = FLAGS.filter(([name]) => {
+    const wanted = setup[name] ?? true
+    checkBoolean(wanted, `options.setup.${name}`)
+    return !wanted
+  })
+  const taskRun = setup.taskRun ?? (sqpoll === undefined ? 'defer' : 'interrupt')
+  if (!TASK_RUNS.includes(taskRun)) {
+    const words = `must be one of ${TASK_RUNS.join(', ')}`
+    throw invalidArgValue('options.setup.taskRun', taskRun, words)
+  }
+  const made: EngineSetup = {
+    taskRun: TASK_RUNS.indexOf(taskRun),
+    leftOut: leftOut.map(([, kernelName]) => kernelName),
+  }
+  if (sqpoll !== undefined) {
+    checkOptions(sqpoll, 'options.sqpoll')
+    const { idleMs = IDLE_MS, cpu } = sqpoll
+    checkInteger(idleMs, 'options.sqpoll.idleMs', 1, INT32_MAX)
+    made.sqpollIdleMs = idleMs
+    if (cpu !== undefined) {
+      checkInteger(cpu, 'options.sqpoll.cpu', 0, INT32_MAX)
+      made.sqpollCpu = cpu
+    }
+  }
+  if (attach !== undefined) {
+    checkInteger(attach, 'options.attach', 0, INT32_MAX)
+    made.attach = attach
+  }
+  if (restrict !== undefined) made.restrict = operationNames(restrict)
+  for (const [name, contradicts, words] of CONTRADICTIONS) {
+    if (!contradicts(given)) continue
+    const value = name.split('.').reduce<unknown>((at, key) => Reflect.get(Object(at), key), given)
+    throw invalidArgValue(`options.${name}`, value, words)
+  }
+  return made
+}
+
+function operationNames(restrict: NonNullable<SetupOptions['restrict']>): string[] {
+  checkOptions(restrict, 'options.restrict')
+  const { operations } = restrict
+  if (!Array.isArray(operations)) {
+    throw invalidArgType('options.restrict.operations', 'an instance of Array', operations)
+  }
+  const unknown = operations.find((name) => !(OPERATION_NAMES as readonly unknown[]).includes(name))
+  if (unknown !== undefined || operations.includes(undefined)) {
+    const words = `must be names of capabilities.operations: ${OPERATION_NAMES.join(', ')}`
+    throw invalidArgValue('options.restrict.operations', unknown, words)
+  }
+  return [...operations]
+}
+
+/** What an option needs that the kernel refuses with some errno; '*' is any other. */
+const NEEDS: readonly [keyof SetupOptions, (options: EngineOptions) => boolean, Words][] = [
+  [
+    'attach',
+    ({ attach }) => attach !== undefined,
+    {
+      ENXIO: 'the handle of a queue that is open in this process',
+      EINVAL: 'the handle of a queue with a polling thread (sqpoll) of its own or a shared one',
+    },
+  ],
+  [
+    'sqpoll',
+    ({ sqpollIdleMs }) => sqpollIdleMs !== undefined,
+    {
+      EINVAL: 'a CPU that is online and allowed to this process, in options.sqpoll.cpu',
+      EPERM: 'Linux 5.13, or CAP_SYS_NICE',
+      ENOTSUP: 'Linux 5.11',
+    },
+  ],
+  [
+    'restrict',
+    ({ restrict }) => restrict !== undefined,
+    { EINVAL: 'Linux 5.10', EACCES: 'Linux 5.10' },
+  ],
+]
+type Words = Readonly<Record<string, string>>
+
+/** Whether something was asked for without which a ring may be had. */
+export function asksByName(options: EngineOptions): boolean {
+  return NEEDS.some(([, asked]) => asked(options))
+}
+
+/** The same options without what was asked for by name. */
+export function plain(options: EngineOptions): EngineOptions {
+  const { sqpollIdleMs: _1, sqpollCpu: _2, attach: _3, restrict: _4, ...rest } = options
+  return rest
+}
+
+/** The error where a ring could be had, but not with what was asked for by name. */
+export function setupRefused(errno: number, options: EngineOptions): Error {
+  const cause = systemError(errno, 'io_uring_setup')
+  const asked = NEEDS.filter(([, asks]) => asks(options))
+  const known = asked.find(([, , words]) => cause.code in words)
+  const names = (known === undefined ? asked : [known]).map(([name]) => `options.${name}`)
+  return uringError('ERR_URING_UNSUPPORTED', {
+    feature: names.join(' with '),
+    needs: known?.[2][cause.code] ?? `what ${cause.code} of io_uring_setup(2) says`,
+    cause,
+  })
+}
