@@ -20,6 +20,9 @@ export const OPERATION_NAMES = [
   'close',
   'statx',
   'timeout',
+  'link_timeout',
+  'renameat',
+  'unlinkat',
   'async_cancel',
 ] as const
 /** One of them. */

@@ -29,6 +29,8 @@ pub struct Ring {
     granted: Setup,
     /// What was asked for and refused, with its errno.
     refused: Vec<(&'static str, i32)>,
+    /// Entries written since the ring was made.
+    published: u64,
     /// What enter is given as `fd`: the descriptor, or its index when it is registered.
     enter_fd: RawFd,
     enter_flags: u32,
@@ -89,6 +91,7 @@ impl Ring {
         let mut ring = Self {
             enter_fd: io.as_raw_fd(),
             enter_flags: 0,
+            published: 0,
             io,
             refused: granted.lost(wish).into_iter().map(|name| (name, libc::EINVAL)).collect(),
             granted,
@@ -193,10 +196,17 @@ impl Ring {
         self.io.submission().len()
     }
 
+    /// Entries written since the ring was made.
+    #[inline]
+    #[must_use]
+    pub const fn published(&self) -> u64 {
+        self.published
+    }
+
     /// Opens the submission queue for writing; what was pushed is published when it is dropped.
     #[inline]
     pub fn submission(&mut self) -> Submission<'_> {
-        Submission { sq: self.io.submission() }
+        Submission { sq: self.io.submission(), published: &mut self.published }
     }
 
     /// One `io_uring_enter(2)`: submits all that was pushed, waits for `min_complete` completions.
@@ -376,6 +386,7 @@ impl Ring {
 /// The submission queue, open for writing.
 pub struct Submission<'ring> {
     sq: SubmissionQueue<'ring>,
+    published: &'ring mut u64,
 }
 
 impl Submission<'_> {
@@ -404,7 +415,9 @@ impl Submission<'_> {
     pub fn push(&mut self, sqe: &Sqe) -> bool {
         // SAFETY: an `Sqe` is made by `in_flight` alone, which owns (or holds, in the arena and the
         // file table) all that it points at until the operation's last CQE is collected.
-        unsafe { self.sq.push(sqe.entry()) }.is_ok()
+        let pushed = unsafe { self.sq.push(sqe.entry()) }.is_ok();
+        *self.published += u64::from(pushed);
+        pushed
     }
 }
 
