@@ -15,8 +15,7 @@ export declare class Engine {
   constructor()
   /**
    * Makes the ring and joins the event loop. Returns 0, or a negated errno: of
-   * `io_uring_setup(2)`, `eventfd(2)`; -95 (EOPNOTSUPP) also where the process does not export
-   * libuv's functions.
+   * `io_uring_setup(2)`, `eventfd(2)`; -5 (EIO) where the event loop cannot be joined.
    *
    * `deliver(count, slot, result)` gets completions: one as its arguments, more as pairs of 32-bit
    * numbers in `pairs` (at least 32 KiB); a negative count is the errno that ended the engine.
@@ -86,6 +85,8 @@ export interface EngineCapabilities {
    * errno that refused it.
    */
   registeredMemory?: number
+  /** Whether a thread of ours waits for completions, and not the event loop. */
+  ownThread: boolean
   /** Operations of a chain of links, at most. */
   chainMax: number
   /** Most kernel workers of this thread for files; null before Linux 5.15. */
@@ -126,6 +127,12 @@ export interface EngineOptions {
   unboundedWorkers: number
   /** Register files and memory with the ring where that is possible. */
   register: boolean
+  /** How completions are found: 0 by the event loop, 1 by a thread, 2 by looking all the time. */
+  reap?: number
+  /** Microseconds that what is staged waits for more; 0 for the rest of the turn of the event loop. */
+  flushDelayUs?: number
+  /** As if the process did not export libuv's functions; for tests. */
+  hideLibuv?: boolean
   /** What is not even tried: `NO_SQARRAY`, `SUBMIT_ALL`, `REGISTER_RING_FDS`. */
   leftOut?: Array<string>
   /** With a polling thread: milliseconds without work after which it sleeps. */

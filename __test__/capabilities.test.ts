@@ -67,6 +67,7 @@ test('what the kernel refuses has its errno, its name and the version that broug
     },
     registeredFiles: 0,
     registeredMemory: 12,
+    ownThread: false,
     chainMax: 8,
   }
   const { notInUse, limits } = capabilitiesOf(granted, asked)

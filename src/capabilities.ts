@@ -50,6 +50,7 @@ export type Optional =
   | 'sqpoll'
   | 'attach'
   | 'restrict'
+  | 'eventLoop'
 
 /** Limits of a queue and of its process, as they are now. */
 export interface CapabilityLimits {
@@ -86,6 +87,8 @@ export interface Capabilities {
   registeredFiles: number
   /** Whether direct files use registered memory: untried before the first one; else why not. */
   registeredMemory: 'untried' | 'registered' | { code: string; errno: number }
+  /** How completions are found; 'thread' also where the runtime does not export libuv's functions. */
+  reap: 'eventfd' | 'thread' | 'poll'
   /** The polling thread, if there is one: what was asked of it. */
   sqpoll: { idleMs: number; cpu: number | null } | null
   /** The operations that the ring is restricted to, besides those that the queue itself needs. */
@@ -99,11 +102,14 @@ export interface Capabilities {
 /** Something that can be in use: the name of its refusal, if the queue does without, since which Linux, who asks for it. */
 interface Thing {
   readonly refusal?: string
-  readonly linux: string
+  readonly linux?: string
   /** Why nobody asked, or undefined when it was asked for. */
   readonly unasked?: (options: EngineOptions, granted: EngineCapabilities) => string | undefined
 }
 
+const REAP_EVENTFD = 0
+const REAP_THREAD = 1
+const REAP_POLL = 2
 const DEFER = 0
 const COOPERATIVE = 1
 
@@ -156,6 +162,12 @@ const THINGS: Readonly<Record<Optional, Thing>> = {
     unasked: ({ sqpollIdleMs }) =>
       sqpollIdleMs === undefined ? 'options.sqpoll is not given.' : undefined,
   },
+  eventLoop: {
+    unasked({ reap = REAP_EVENTFD }, { ownThread }) {
+      if (reap === REAP_THREAD) return "options.reap asks for 'thread'."
+      return ownThread ? "This runtime does not export libuv's functions." : undefined
+    },
+  },
   attach: {
     linux: '5.6',
     unasked: ({ attach }) => (attach === undefined ? 'options.attach is not given.' : undefined),
@@ -168,7 +180,7 @@ const THINGS: Readonly<Record<Optional, Thing>> = {
 }
 
 /** What an errno says about something that was asked for. */
-const BECAUSE: Readonly<Record<string, (linux: string) => string>> = {
+const BECAUSE: Readonly<Record<string, (linux: string | undefined) => string>> = {
   EINVAL: (linux) => `The kernel does not know it: it came with Linux ${linux}.`,
   EMFILE: () => 'RLIMIT_NOFILE (ulimit -n) has no room for it.',
   ENOMEM: () => 'RLIMIT_MEMLOCK (ulimit -l) has no room for it.',
@@ -188,6 +200,7 @@ export function capabilitiesOf(granted: EngineCapabilities, options: EngineOptio
     operations: granted.operations as Record<OperationName, boolean>,
     registeredFiles: granted.registeredFiles,
     registeredMemory: registeredMemory(granted.registeredMemory),
+    reap: options.reap === REAP_POLL ? 'poll' : granted.ownThread ? 'thread' : 'eventfd',
     sqpoll:
       options.sqpollIdleMs === undefined
         ? null

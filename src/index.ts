@@ -20,5 +20,5 @@ export {
   type QueueStats,
   type RoundTripOptions,
 } from './queue.js'
-export type { SetupFlags, SetupOptions, TaskRun } from './setup.js'
+export type { Reap, SetupFlags, SetupOptions, TaskRun } from './setup.js'
 export { Stats } from './stats.js'

@@ -11,6 +11,9 @@ import { checkBoolean, checkInteger, checkOptions } from './validate.js'
 /** How completion work reaches the thread. Only the best that the kernel has is worth having. */
 export type TaskRun = 'defer' | 'cooperative' | 'interrupt'
 
+/** How completions are found; docs/queue-options.md says what each costs. */
+export type Reap = 'eventfd' | 'thread' | 'poll'
+
 /** Flags of io_uring_setup(2). What the kernel does not know is left out by itself. */
 export interface SetupFlags {
   /** 'defer' needs Linux 6.1, 'cooperative' 5.19. Default 'defer'; with `sqpoll` 'interrupt'. */
@@ -42,6 +45,19 @@ export interface SetupOptions {
    * (5.6). Without `sqpoll` it changes nothing that can be seen.
    */
   attach?: number
+  /**
+   * How completions are found. 'eventfd': the event loop sleeps, and the ring's eventfd wakes it.
+   * 'thread': a thread of the queue waits and wakes it; so it is also where a runtime does not export
+   * libuv's functions. 'poll': the event loop does not sleep while operations are in flight, and
+   * looks each time it comes round: lowest latency, a CPU in full use. Default 'eventfd'.
+   */
+  reap?: Reap
+  /**
+   * Microseconds that operations wait for more to be submitted with, 0 to 1,000,000. They go earlier
+   * when the submission queue is full, when one is cancelled, and by `flush`. Default 0: what is staged
+   * in a turn of the event loop is submitted at its end.
+   */
+  flushDelayUs?: number
   /** Lock the ring to some operations for good, by IORING_REGISTER_RESTRICTIONS (5.10). */
   restrict?: {
     /**
@@ -55,9 +71,18 @@ export interface SetupOptions {
 /** The part of the engine's options that this file makes. */
 export type EngineSetup = Pick<
   EngineOptions,
-  'taskRun' | 'leftOut' | 'sqpollIdleMs' | 'sqpollCpu' | 'attach' | 'restrict'
+  | 'taskRun'
+  | 'leftOut'
+  | 'reap'
+  | 'hideLibuv'
+  | 'flushDelayUs'
+  | 'sqpollIdleMs'
+  | 'sqpollCpu'
+  | 'attach'
+  | 'restrict'
 >
 
+const REAPS: readonly Reap[] = ['eventfd', 'thread', 'poll']
 const TASK_RUNS: readonly TaskRun[] = ['defer', 'cooperative', 'interrupt']
 /** Flags that can be left out, and the kernel's names for them. */
 const FLAGS = [
@@ -66,6 +91,8 @@ const FLAGS = [
   ['registeredDescriptor', 'REGISTER_RING_FDS'],
 ] as const
 const IDLE_MS = 1000
+/** A second: longer than anybody gathers. */
+const FLUSH_DELAY_US_MAX = 1_000_000
 const INT32_MAX = 2 ** 31 - 1
 
 /** Options that cannot be had together: the first's name, whether they are, and why not. */
@@ -84,7 +111,8 @@ const CONTRADICTIONS: readonly [string, (given: SetupOptions) => unknown, string
 
 /** Checks what a caller gave and fills the rest in. Throws Node's `ERR_` errors. */
 export function engineSetup(given: SetupOptions): EngineSetup {
-  const { setup = {}, sqpoll, attach, restrict } = given
+  const { setup = {}, sqpoll, attach, restrict, flushDelayUs = 0 } = given
+  checkInteger(flushDelayUs, 'options.flushDelayUs', 0, FLUSH_DELAY_US_MAX)
   checkOptions(setup, 'options.setup')
   const leftOut = FLAGS.filter(([name]) => {
     const wanted = setup[name] ?? true
@@ -92,12 +120,12 @@ export function engineSetup(given: SetupOptions): EngineSetup {
     return !wanted
   })
   const taskRun = setup.taskRun ?? (sqpoll === undefined ? 'defer' : 'interrupt')
-  if (!TASK_RUNS.includes(taskRun)) {
-    const words = `must be one of ${TASK_RUNS.join(', ')}`
-    throw invalidArgValue('options.setup.taskRun', taskRun, words)
-  }
   const made: EngineSetup = {
-    taskRun: TASK_RUNS.indexOf(taskRun),
+    taskRun: indexIn(TASK_RUNS, taskRun, 'options.setup.taskRun'),
+    reap: indexIn(REAPS, given.reap ?? 'eventfd', 'options.reap'),
+    flushDelayUs,
+    // For tests alone: as in a runtime that does not export libuv's functions.
+    hideLibuv: process.env['NODE_URING_TEST_HIDE_LIBUV'] === '1',
     leftOut: leftOut.map(([, kernelName]) => kernelName),
   }
   if (sqpoll !== undefined) {
@@ -121,6 +149,12 @@ export function engineSetup(given: SetupOptions): EngineSetup {
     throw invalidArgValue(`options.${name}`, value, words)
   }
   return made
+}
+
+function indexIn<T>(all: readonly T[], value: T, name: string): number {
+  const index = all.indexOf(value)
+  if (index < 0) throw invalidArgValue(name, value, `must be one of ${all.join(', ')}`)
+  return index
 }
 
 function operationNames(restrict: NonNullable<SetupOptions['restrict']>): string[] {

@@ -27,6 +27,8 @@ pub struct EngineCapabilities {
     /// Whether arena memory is registered: null before the first direct file, 0 for yes, else the
     /// errno that refused it.
     pub registered_memory: Option<i32>,
+    /// Whether a thread of ours waits for completions, and not the event loop.
+    pub own_thread: bool,
     /// Operations of a chain of links, at most.
     pub chain_max: u32,
     /// Most kernel workers of this thread for files; null before Linux 5.15.
@@ -40,7 +42,7 @@ pub struct EngineCapabilities {
 }
 
 /// What the kernel grants an engine.
-pub fn capabilities_of(core: &Core) -> EngineCapabilities {
+pub fn capabilities_of(core: &Core, own_thread: bool) -> EngineCapabilities {
     let (granted, limits) = (core.capabilities(), core.limits());
     let named =
         |pairs: &[(&str, bool)]| pairs.iter().map(|&(name, has)| (name.to_owned(), has)).collect();
@@ -54,6 +56,7 @@ pub fn capabilities_of(core: &Core) -> EngineCapabilities {
         refused: granted.refused.iter().map(|&(name, errno)| (name.to_owned(), errno)).collect(),
         registered_files: core.registered_files(),
         registered_memory: core.buffer_table().map(|table| table.err().unwrap_or(0)),
+        own_thread,
         chain_max: limits.chain,
         bounded_workers: limits.workers.map(|(bounded, _)| bounded),
         unbounded_workers: limits.workers.map(|(_, unbounded)| unbounded),

@@ -10,8 +10,8 @@ use node_uring_core::files::BadFile;
 use node_uring_core::{Engine as Core, Pool};
 
 use crate::capabilities::{EngineCapabilities, capabilities_of};
-use crate::event_loop::{NoLoop, Shared};
-use crate::options::{EngineOptions, core_options};
+use crate::event_loop::{NoLoop, Shared, has_handles};
+use crate::options::{EngineOptions, core_options, wants_own_thread};
 use crate::stage;
 
 /// An opened file.
@@ -82,8 +82,7 @@ impl Engine {
     }
 
     /// Makes the ring and joins the event loop. Returns 0, or a negated errno: of
-    /// `io_uring_setup(2)`, `eventfd(2)`; -95 (EOPNOTSUPP) also where the process does not export
-    /// libuv's functions.
+    /// `io_uring_setup(2)`, `eventfd(2)`; -5 (EIO) where the event loop cannot be joined.
     ///
     /// `deliver(count, slot, result)` gets completions: one as its arguments, more as pairs of 32-bit
     /// numbers in `pairs` (at least 32 KiB); a negative count is the errno that ended the engine.
@@ -100,13 +99,13 @@ impl Engine {
             Ok(core) => core,
             Err(errno) => return -errno,
         };
-        match Shared::start(&env, core, &deliver, &pairs) {
+        let own_thread = wants_own_thread(&options);
+        match Shared::start(&env, core, &deliver, &pairs, own_thread) {
             Ok(shared) => {
                 self.shared = Some(shared);
                 0
             }
-            Err(NoLoop::Symbols) => -libc::EOPNOTSUPP,
-            Err(NoLoop::Failed) => -libc::EIO,
+            Err(NoLoop) => -libc::EIO,
         }
     }
 
@@ -118,7 +117,8 @@ impl Engine {
         match new_core(&options) {
             Ok(mut core) => {
                 core.try_registered_memory();
-                Either::A(capabilities_of(&core))
+                let own_thread = wants_own_thread(&options) || !has_handles();
+                Either::A(capabilities_of(&core, own_thread))
             }
             Err(errno) => Either::B(-errno),
         }
@@ -234,7 +234,8 @@ impl Engine {
     /// What the kernel granted; null when closed.
     #[napi]
     pub fn capabilities(&self) -> Option<EngineCapabilities> {
-        self.with(|core| capabilities_of(core))
+        let own_thread = self.shared.as_ref().is_some_and(|shared| shared.has_own_thread());
+        self.with(|core| capabilities_of(core, own_thread))
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> Option<T> {

@@ -1,9 +1,11 @@
 //! How an engine is made, as JavaScript says it and as the core takes it.
 
+use std::time::Duration;
+
 use napi_derive::napi;
 use node_uring_core::arena::ArenaOptions;
 use node_uring_core::engine::InlinePolicy;
-use node_uring_core::{EngineOptions as CoreOptions, OperationSet, Setup, SqPoll, TaskRun};
+use node_uring_core::{EngineOptions as CoreOptions, OperationSet, Reap, Setup, SqPoll, TaskRun};
 
 /// How an engine is made; all lengths in bytes. `src/options.ts` has the defaults and checks them.
 #[napi(object)]
@@ -34,6 +36,12 @@ pub struct EngineOptions {
     pub unbounded_workers: u32,
     /// Register files and memory with the ring where that is possible.
     pub register: bool,
+    /// How completions are found: 0 by the event loop, 1 by a thread, 2 by looking all the time.
+    pub reap: Option<u32>,
+    /// Microseconds that what is staged waits for more; 0 for the rest of the turn of the event loop.
+    pub flush_delay_us: Option<u32>,
+    /// As if the process did not export libuv's functions; for tests.
+    pub hide_libuv: Option<bool>,
     /// What is not even tried: `NO_SQARRAY`, `SUBMIT_ALL`, `REGISTER_RING_FDS`.
     pub left_out: Option<Vec<String>>,
     /// With a polling thread: milliseconds without work after which it sleeps.
@@ -44,6 +52,14 @@ pub struct EngineOptions {
     pub attach: Option<i32>,
     /// Names of the operations that the ring is restricted to.
     pub restrict: Option<Vec<String>>,
+}
+
+const REAP_THREAD: u32 = 1;
+const REAP_POLL: u32 = 2;
+
+/// Whether a thread is to wait for completions, and not the event loop.
+pub fn wants_own_thread(options: &EngineOptions) -> bool {
+    options.reap == Some(REAP_THREAD) || options.hide_libuv == Some(true)
 }
 
 /// The same for the core.
@@ -90,5 +106,7 @@ pub fn core_options(options: &EngineOptions) -> Result<CoreOptions, &str> {
         },
         workers: (options.bounded_workers, options.unbounded_workers),
         unregistered: !options.register,
+        flush_delay: Duration::from_micros(options.flush_delay_us.unwrap_or(0).into()),
+        reap: if options.reap == Some(REAP_POLL) { Reap::Poll } else { Reap::Eventfd },
     })
 }

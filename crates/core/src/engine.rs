@@ -5,6 +5,7 @@
 //! for no longer than it is told.
 
 mod end;
+mod gather;
 mod many;
 mod order;
 mod stage;
@@ -13,7 +14,7 @@ mod turn;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::arena::{Arena, ArenaOptions, Pool};
 use crate::capabilities::{Capabilities, Limits};
@@ -23,7 +24,9 @@ use crate::in_flight::{InFlight, Payload};
 use crate::reaper::Reaper;
 use crate::ring::Ring;
 use crate::setup::Setup;
+use crate::waiter::Waiter;
 
+use gather::Gather;
 use order::Order;
 
 pub use many::ManyRequest;
@@ -41,6 +44,16 @@ const REGISTERED_SLABS: u32 = 4096;
 /// takes in two parts is two chains. Whether others will attach is not known when a chain is staged.
 const POLLED_CHAIN_MAX: usize = 8;
 
+/// How it is learned that something is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reap {
+    /// The loop sleeps, and the eventfd wakes it.
+    #[default]
+    Eventfd,
+    /// The loop does not sleep while anything is in flight, and looks each time it comes round.
+    Poll,
+}
+
 /// How an engine is made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EngineOptions {
@@ -54,6 +67,10 @@ pub struct EngineOptions {
     pub workers: (u32, u32),
     /// Leave files and memory unregistered.
     pub unregistered: bool,
+    /// How completions are found.
+    pub reap: Reap,
+    /// How long what is staged waits for more; zero: for the rest of the turn of the event loop.
+    pub flush_delay: Duration,
 }
 
 /// A slot's operation is complete with this result: what the system call would return, or a negated
@@ -161,6 +178,8 @@ pub struct Engine {
     chain_max: usize,
     /// With a polling thread: as whom it opens files.
     polling_as: Option<Credentials>,
+    reap: Reap,
+    gather: Gather,
     stats: Stats,
 }
 
@@ -217,6 +236,8 @@ impl Engine {
                 Some(_) => POLLED_CHAIN_MAX.min(setup.entries as usize),
                 None => setup.entries as usize,
             },
+            reap: options.reap,
+            gather: Gather::new(options.flush_delay),
             polling_as: setup.sqpoll.map(|_| Credentials::of_now()),
             stats: Stats::default(),
         })
@@ -339,6 +360,15 @@ impl Engine {
     #[must_use]
     pub fn wait_descriptor(&self) -> RawFd {
         self.reaper.descriptor()
+    }
+
+    /// Starts a thread that calls `wake` when the loop should take a turn, for loops that can watch no
+    /// descriptor. Before that turn, [`Self::woken_elsewhere`] takes the place of [`Self::woken`].
+    ///
+    /// # Errors
+    /// The errno of `fcntl(2)`, `eventfd(2)`, `timerfd_create(2)` or `clone(2)`.
+    pub fn start_waiter(&self, wake: impl FnMut() -> bool + Send + 'static) -> io::Result<Waiter> {
+        Waiter::start(self.reaper.share()?, wake)
     }
 
     /// Whether the event loop has to stay alive: something is staged, in flight or undelivered.

@@ -20,10 +20,12 @@ pub mod reaper;
 #[allow(unsafe_code)]
 pub mod ring;
 pub mod setup;
+pub mod waiter;
 
 pub use arena::{Arena, ArenaOptions, ChunkId, Mapping, Pool};
 pub use capabilities::{Capabilities, Limits};
-pub use engine::{Completion, Engine, EngineOptions, Stats, Turn};
+pub use engine::{Completion, Engine, EngineOptions, Reap, Stats, Turn};
 pub use files::FileHandle;
 pub use operation::{Opcode, Refusal, Request};
 pub use setup::{OperationSet, Setup, SqPoll, TaskRun};
+pub use waiter::Waiter;

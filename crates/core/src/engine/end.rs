@@ -31,6 +31,7 @@ impl Engine {
 
     fn cancel_and_wait(&mut self, patience: Duration) -> bool {
         self.reaper.disarm(&mut self.ring);
+        self.stop_gathering();
         self.ready.extend(self.staged.drain(..));
         self.ready.extend(self.urgent.drain(..));
         self.open_chain = 0;

@@ -143,7 +143,10 @@ impl Engine {
     pub fn cancel(&mut self, slot: u32) -> bool {
         match self.in_flight.cancel(slot) {
             Cancelling::Nothing => false,
-            Cancelling::Doomed => true,
+            Cancelling::Doomed => {
+                self.gather.hurry();
+                true
+            }
             Cancelling::Ask(target) => {
                 self.ask_to_cancel(target);
                 true

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{BATCH_MAX, Completion, Engine, Life, Turn};
+use super::{BATCH_MAX, Completion, Engine, Life, Reap, Turn};
 use crate::in_flight::{Arrived, Sqe, control_user_data};
 use crate::ring::Ring;
 
@@ -162,10 +162,18 @@ impl Engine {
         self.round = 0;
         self.turn_started = None;
         let refused = self.refused;
-        if refused == 0 && self.wants_to_publish() {
+        let gathering = self.is_gathering();
+        if refused == 0 && !gathering && self.wants_to_publish() {
             return Turn::Again;
         }
         if !self.ready.is_empty() || self.ring.has_completions() {
+            return Turn::Again;
+        }
+        if refused == 0 && gathering {
+            return self.wait_for_more();
+        }
+        if self.reap == Reap::Poll && refused == 0 && !self.in_flight.is_empty() {
+            // The eventfd stays off: nobody is to be woken.
             return Turn::Again;
         }
         // What only an enter brings into the queue is no reason to spin while enter is refused.
@@ -196,10 +204,16 @@ impl Engine {
         self.stats.wakeups += 1;
     }
 
+    /// A waiter was woken by the eventfd, and has cleared it.
+    pub fn woken_elsewhere(&mut self) {
+        self.stats.wakeups += 1;
+    }
+
     /// Submits what is staged now, without collecting: for callers who compute before they await.
     pub fn flush(&mut self) {
         if self.life == Life::Running {
             let _ = self.submit(false);
+            self.gather.begin_anew();
         }
     }
 
@@ -209,7 +223,8 @@ impl Engine {
         if self.polling_as.is_some() {
             return self.submit_to_thread(reap);
         }
-        if !self.staged.is_empty() || !self.cancels.is_empty() || self.order.has_others() {
+        let staged = !self.staged.is_empty() || !self.cancels.is_empty() || self.order.has_others();
+        if staged && (self.gather.is_off() || !reap || !self.holds_back()) {
             self.publish();
         }
         let pending = self.ring.unsubmitted();
@@ -262,14 +277,18 @@ impl Engine {
     /// it is awake.
     fn submit_to_thread(&mut self, reap: bool) -> Result<(), ()> {
         let (before, ready) = (self.ring.published(), self.ready.len());
-        self.publish();
+        let holds_back = !self.gather.is_off() && reap && self.holds_back();
+        if !holds_back {
+            self.publish();
+        }
         // The thread takes a chain whole: `publish_chain` saw to that.
         self.chains.clear();
         let published = self.ring.published() - before;
         self.stats.submitted += published;
         self.stats.submitting_enters += u64::from(published > 0);
         // The queue is full: the thread is slower than we are, and there is no use in spinning.
-        let stuck = published == 0 && self.ready.len() == ready && self.wants_to_publish();
+        let still = published == 0 && self.ready.len() == ready;
+        let stuck = still && !holds_back && self.wants_to_publish();
         self.refused = if stuck { self.refused.saturating_add(1) } else { 0 };
         self.stats.overflows += u64::from(reap && self.ring.overflown());
         match self.ring.wake(reap) {
