@@ -76,17 +76,9 @@ impl Engine {
         self.gather = Gather::default();
     }
 
-    /// Whether something waits for more, as a turn ends.
+    /// Whether something waits for more.
     #[inline]
-    pub(super) fn is_gathering(&mut self) -> bool {
-        !self.gather.is_off() && self.has_gathered()
-    }
-
-    #[cold]
-    fn has_gathered(&mut self) -> bool {
-        if self.staged.is_empty() {
-            self.gather.begin_anew();
-        }
-        !self.staged.is_empty() && !self.gather.left().is_zero()
+    pub(super) fn is_gathering(&self) -> bool {
+        !self.gather.is_off() && !self.staged.is_empty() && !self.gather.left().is_zero()
     }
 }

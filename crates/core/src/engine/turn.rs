@@ -213,7 +213,6 @@ impl Engine {
     pub fn flush(&mut self) {
         if self.life == Life::Running {
             let _ = self.submit(false);
-            self.gather.begin_anew();
         }
     }
 
@@ -309,6 +308,9 @@ impl Engine {
             return;
         }
         self.publish_staged();
+        if self.staged.is_empty() {
+            self.gather.begin_anew();
+        }
         self.publish_many();
     }
 
