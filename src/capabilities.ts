@@ -48,6 +48,7 @@ export type Optional =
   | 'registeredMemory'
   | 'workers'
   | 'sqpoll'
+  | 'iopoll'
   | 'attach'
   | 'restrict'
   | 'eventLoop'
@@ -91,6 +92,8 @@ export interface Capabilities {
   reap: 'eventfd' | 'thread' | 'poll'
   /** The polling thread, if there is one: what was asked of it. */
   sqpoll: { idleMs: number; cpu: number | null } | null
+  /** Whether direct reads and writes are on a ring that polls. Whether a file does, its reads tell. */
+  iopoll: boolean
   /** The operations that the ring is restricted to, besides those that the queue itself needs. */
   restrictedTo: string[] | null
   /** What limits it. */
@@ -168,6 +171,10 @@ const THINGS: Readonly<Record<Optional, Thing>> = {
       return ownThread ? "This runtime does not export libuv's functions." : undefined
     },
   },
+  iopoll: {
+    linux: '5.1',
+    unasked: ({ iopoll }) => (iopoll ? undefined : 'options.iopoll is not given.'),
+  },
   attach: {
     linux: '5.6',
     unasked: ({ attach }) => (attach === undefined ? 'options.attach is not given.' : undefined),
@@ -205,6 +212,7 @@ export function capabilitiesOf(granted: EngineCapabilities, options: EngineOptio
       options.sqpollIdleMs === undefined
         ? null
         : { idleMs: options.sqpollIdleMs, cpu: options.sqpollCpu ?? null },
+    iopoll: options.iopoll ?? false,
     restrictedTo: options.restrict ?? null,
     limits: {
       operations: SLOTS_MAX,

@@ -53,6 +53,13 @@ export interface SetupOptions {
    */
   reap?: Reap
   /**
+   * Poll the device for the completions of single reads and writes of direct files, on a ring beside
+   * (IORING_SETUP_IOPOLL): needs a file system and a device that poll (an NVMe disk with
+   * `nvme.poll_queues` set), and a CPU in full use while they are in flight. Where the file does not
+   * poll they reject with `ERR_URING_UNSUPPORTED`, which says what lacks it. Default false.
+   */
+  iopoll?: boolean
+  /**
    * Microseconds that operations wait for more to be submitted with, 0 to 1,000,000. They go earlier
    * when the submission queue is full, when one is cancelled, and by `flush`. Default 0: what is staged
    * in a turn of the event loop is submitted at its end.
@@ -76,6 +83,7 @@ export type EngineSetup = Pick<
   | 'reap'
   | 'hideLibuv'
   | 'flushDelayUs'
+  | 'iopoll'
   | 'sqpollIdleMs'
   | 'sqpollCpu'
   | 'attach'
@@ -111,7 +119,8 @@ const CONTRADICTIONS: readonly [string, (given: SetupOptions) => unknown, string
 
 /** Checks what a caller gave and fills the rest in. Throws Node's `ERR_` errors. */
 export function engineSetup(given: SetupOptions): EngineSetup {
-  const { setup = {}, sqpoll, attach, restrict, flushDelayUs = 0 } = given
+  const { setup = {}, sqpoll, attach, restrict, iopoll = false, flushDelayUs = 0 } = given
+  checkBoolean(iopoll, 'options.iopoll')
   checkInteger(flushDelayUs, 'options.flushDelayUs', 0, FLUSH_DELAY_US_MAX)
   checkOptions(setup, 'options.setup')
   const leftOut = FLAGS.filter(([name]) => {
@@ -124,6 +133,7 @@ export function engineSetup(given: SetupOptions): EngineSetup {
     taskRun: indexIn(TASK_RUNS, taskRun, 'options.setup.taskRun'),
     reap: indexIn(REAPS, given.reap ?? 'eventfd', 'options.reap'),
     flushDelayUs,
+    iopoll,
     // For tests alone: as in a runtime that does not export libuv's functions.
     hideLibuv: process.env['NODE_URING_TEST_HIDE_LIBUV'] === '1',
     leftOut: leftOut.map(([, kernelName]) => kernelName),
@@ -190,6 +200,7 @@ const NEEDS: readonly [keyof SetupOptions, (options: EngineOptions) => boolean, 
       ENOTSUP: 'Linux 5.11',
     },
   ],
+  ['iopoll', ({ iopoll = false }) => iopoll, { EINVAL: 'a kernel that takes IORING_SETUP_IOPOLL' }],
   [
     'restrict',
     ({ restrict }) => restrict !== undefined,
@@ -205,7 +216,7 @@ export function asksByName(options: EngineOptions): boolean {
 
 /** The same options without what was asked for by name. */
 export function plain(options: EngineOptions): EngineOptions {
-  const { sqpollIdleMs: _1, sqpollCpu: _2, attach: _3, restrict: _4, ...rest } = options
+  const { sqpollIdleMs: _1, sqpollCpu: _2, attach: _3, restrict: _4, iopoll: _5, ...rest } = options
   return rest
 }
 

@@ -40,6 +40,8 @@ pub struct EngineOptions {
     pub reap: Option<u32>,
     /// Microseconds that what is staged waits for more; 0 for the rest of the turn of the event loop.
     pub flush_delay_us: Option<u32>,
+    /// Poll devices for the completions of direct reads and writes.
+    pub iopoll: Option<bool>,
     /// As if the process did not export libuv's functions; for tests.
     pub hide_libuv: Option<bool>,
     /// What is not even tried: `NO_SQARRAY`, `SUBMIT_ALL`, `REGISTER_RING_FDS`.
@@ -92,6 +94,7 @@ pub fn core_options(options: &EngineOptions) -> Result<CoreOptions, &str> {
                 .map(|idle_ms| SqPoll { idle_ms, cpu: options.sqpoll_cpu }),
             attach: options.attach,
             restrict,
+            iopoll: false,
         },
         arena: ArenaOptions {
             slab_bytes: options.slab_bytes as usize,
@@ -106,6 +109,7 @@ pub fn core_options(options: &EngineOptions) -> Result<CoreOptions, &str> {
         },
         workers: (options.bounded_workers, options.unbounded_workers),
         unregistered: !options.register,
+        iopoll: options.iopoll == Some(true),
         flush_delay: Duration::from_micros(options.flush_delay_us.unwrap_or(0).into()),
         reap: if options.reap == Some(REAP_POLL) { Reap::Poll } else { Reap::Eventfd },
     })

@@ -8,6 +8,7 @@ mod end;
 mod gather;
 mod many;
 mod order;
+mod polled;
 mod stage;
 mod turn;
 
@@ -28,6 +29,7 @@ use crate::waiter::Waiter;
 
 use gather::Gather;
 use order::Order;
+use polled::Polled;
 
 pub use many::ManyRequest;
 pub use turn::InlinePolicy;
@@ -69,6 +71,8 @@ pub struct EngineOptions {
     pub unregistered: bool,
     /// How completions are found.
     pub reap: Reap,
+    /// Poll devices for the completions of direct reads and writes, on a ring beside.
+    pub iopoll: bool,
     /// How long what is staged waits for more; zero: for the rest of the turn of the event loop.
     pub flush_delay: Duration,
 }
@@ -142,6 +146,7 @@ enum Life {
 /// A ring with all it needs, for one thread.
 pub struct Engine {
     ring: Ring,
+    polled: Option<Box<Polled>>,
     reaper: Reaper,
     arena: Arena,
     files: Files,
@@ -202,12 +207,21 @@ impl Engine {
             let limited = ring.limit_workers(options.workers.0, options.workers.1);
             ring.note_refused("REGISTER_IOWQ_MAX_WORKERS", limited.map(drop));
         }
-        let registered_files =
-            if options.unregistered { 0 } else { register_file_table(&mut ring) };
+        let mut polled =
+            if options.iopoll { Some(Box::new(Polled::new(&options, &ring)?)) } else { None };
+        let registered_files = if options.unregistered {
+            0
+        } else {
+            register_file_table(&mut ring, polled.as_deref_mut())
+        };
         ring.enable()?;
+        if let Some(polled) = &polled {
+            polled.ring.enable()?;
+        }
         let setup = *ring.granted();
         Ok(Self {
             ring,
+            polled,
             reaper,
             arena: Arena::new(options.arena),
             files: Files::new(registered_files),
@@ -279,7 +293,7 @@ impl Engine {
         let fd = descriptor.as_raw_fd();
         let (handle, place) = self.files.insert(descriptor, direct)?;
         if let Some(place) = place {
-            let registered = self.ring.update_file(place, fd).is_ok();
+            let registered = self.update_file(place, fd);
             self.files.set_registered(handle, registered);
         }
         if direct {
@@ -292,6 +306,10 @@ impl Engine {
     fn make_buffer_table(&mut self) {
         if self.register && self.buffer_table.is_none() {
             let table = self.ring.register_buffer_table(REGISTERED_SLABS);
+            let table = table.and_then(|()| match &self.polled {
+                Some(polled) => polled.ring.register_buffer_table(REGISTERED_SLABS),
+                None => Ok(()),
+            });
             self.buffer_table = Some(table.map_err(|error| errno(&error)));
         }
     }
@@ -303,8 +321,8 @@ impl Engine {
         let Ok(chunk) = self.arena.take(Pool::Alloc, 1) else { return };
         if let (Some(Ok(())), Ok((number, memory, _))) = (self.buffer_table, self.arena.slab(chunk))
         {
-            let pinned = self.ring.update_buffer(number, Some(memory));
-            let _ = self.ring.update_buffer(number, None);
+            let pinned = self.update_buffer(number, Some(memory));
+            let _ = self.update_buffer(number, None);
             self.buffer_table = Some(pinned.map_err(|error| errno(&error)));
         }
         let _ = self.arena.disown(chunk);
@@ -341,7 +359,7 @@ impl Engine {
     /// Empties the buffer-table entries of slabs that were let go, so that their pages are free.
     fn unregister_retired(&mut self) {
         while let Some(number) = self.arena.take_retired() {
-            let _ = self.ring.update_buffer(number, None);
+            let _ = self.update_buffer(number, None);
         }
     }
 
@@ -433,12 +451,16 @@ fn errno(error: &io::Error) -> i32 {
 
 /// Registers a table with as many places as are useful and RLIMIT_NOFILE allows; 0 where there is
 /// none. `io_uring_register(2)`.
-fn register_file_table(ring: &mut Ring) -> u32 {
+fn register_file_table(ring: &mut Ring, polled: Option<&mut Polled>) -> u32 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let places = limit.map_or(REGISTERED_FILES, |limit| {
         REGISTERED_FILES.min(limit.min(u64::from(u32::MAX)) as u32)
     });
-    let registered = ring.register_file_table(places);
+    let registered = match polled {
+        Some(polled) => polled.ring.register_file_table(places),
+        None => Ok(()),
+    };
+    let registered = registered.and_then(|()| ring.register_file_table(places));
     let has = registered.is_ok();
     ring.note_refused("REGISTER_FILES2", registered);
     if has { places } else { 0 }

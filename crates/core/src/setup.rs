@@ -113,6 +113,7 @@ impl OperationSet {
 /// with EINVAL is given up, newest first, until it accepts; [`crate::Capabilities`] says what was
 /// granted.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is a flag of the kernel's.
 pub struct Setup {
     /// Entries of the submission queue; the kernel rounds up to a power of two.
     pub entries: u32,
@@ -131,6 +132,9 @@ pub struct Setup {
     /// The descriptor of a ring to share the polling thread with (`IORING_SETUP_ATTACH_WQ`, 5.6).
     /// Without [`SqPoll`] it changes nothing: kernel workers belong to the thread since 5.12.
     pub attach: Option<RawFd>,
+    /// Find completions by polling the device (`IORING_SETUP_IOPOLL`): reads and writes of direct files,
+    /// and nops, are all that such a ring takes.
+    pub iopoll: bool,
     /// Allow these operations and no others, for good (`IORING_REGISTER_RESTRICTIONS`, 5.10).
     pub restrict: Option<OperationSet>,
 }
@@ -146,6 +150,7 @@ impl Default for Setup {
             registered_descriptor: true,
             sqpoll: None,
             attach: None,
+            iopoll: false,
             restrict: None,
         }
     }
@@ -204,6 +209,9 @@ impl Setup {
         if let Some(descriptor) = self.attach {
             builder.setup_attach_wq(descriptor);
         }
+        if self.iopoll {
+            builder.setup_iopoll();
+        }
         if self.restrict.is_some() {
             // Until `Ring::enable`.
             builder.setup_r_disabled();
@@ -225,6 +233,7 @@ impl Setup {
             ("SQPOLL", self.sqpoll.is_some()),
             ("SQ_AFF", self.sqpoll.is_some_and(|sqpoll| sqpoll.cpu.is_some())),
             ("ATTACH_WQ", self.attach.is_some()),
+            ("IOPOLL", self.iopoll),
             ("R_DISABLED", self.restrict.is_some()),
         ];
         let others = others.iter().filter(|(_, on)| *on).map(|(name, _)| name);

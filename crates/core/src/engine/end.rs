@@ -34,6 +34,9 @@ impl Engine {
         self.stop_gathering();
         self.ready.extend(self.staged.drain(..));
         self.ready.extend(self.urgent.drain(..));
+        if let Some(polled) = &mut self.polled {
+            self.ready.extend(polled.staged.drain(..));
+        }
         self.open_chain = 0;
         for slot in self.in_flight.slots_of_many() {
             self.cancel(slot);

@@ -52,6 +52,7 @@ impl Engine {
         {
             return Err(Refusal::Credentials);
         }
+        let for_polled = self.is_for_polled(request, opcode, flags);
         let prepared = match opcode {
             Opcode::Close => self.prepare_close(request, flags)?,
             Opcode::Read | Opcode::Write if request.chunk != 0 => {
@@ -61,6 +62,10 @@ impl Engine {
             _ => operation::prepare(request, opcode, flags, &mut self.arena, &mut self.files)?,
         };
         self.in_flight.launch(request.slot, prepared);
+        if for_polled && let Some(polled) = &mut self.polled {
+            polled.staged.push_back(request.slot);
+            return Ok(());
+        }
         if flags & QUIET != 0 {
             self.urgent.push_back(request.slot);
             self.order.set_others(true);
@@ -99,7 +104,7 @@ impl Engine {
         let (descriptor, place) = self.files.remove(FileHandle::from_number(request.file))?;
         if let Some(place) = place {
             // The registered table has a reference of its own, which would keep the file open.
-            let _ = self.ring.update_file(place, -1);
+            self.update_file(place, -1);
         }
         let entry = opcode::Close::new(types::Fd(descriptor.as_raw_fd())).build();
         let entry = entry.flags(operation::sqe_flags(flags));
@@ -123,7 +128,7 @@ impl Engine {
             return;
         }
         let fits = number < REGISTERED_SLABS && memory.len() <= REGISTERED_SLAB_BYTES_MAX;
-        let refused = if fits { self.ring.update_buffer(number, Some(memory)).err() } else { None };
+        let refused = if fits { self.update_buffer(number, Some(memory)).err() } else { None };
         let outcome = if fits && refused.is_none() {
             Registration::Registered
         } else {

@@ -128,7 +128,7 @@ impl Engine {
     /// Fills `out`; false when nothing is complete.
     #[inline]
     pub(super) fn collect(&mut self) -> bool {
-        let Self { ring, in_flight, arena, files, out, ready, stats, .. } = self;
+        let Self { ring, polled, in_flight, arena, files, out, ready, stats, .. } = self;
         out.clear();
         if !ready.is_empty() {
             let take = ready.len().min(BATCH_MAX);
@@ -138,13 +138,23 @@ impl Engine {
                 Completion { slot, result }
             }));
         }
+        let mut each = |user_data, result, more, out: &mut Vec<Completion>| match in_flight
+            .arrive(user_data, result, more, arena, files)
+        {
+            Arrived::Complete(slot, result) => out.push(Completion { slot, result }),
+            Arrived::Stale => stats.stale += 1,
+            Arrived::More | Arrived::Control => {}
+        };
         ring.drain(BATCH_MAX - out.len(), |user_data, result, more| {
-            match in_flight.arrive(user_data, result, more, arena, files) {
-                Arrived::Complete(slot, result) => out.push(Completion { slot, result }),
-                Arrived::Stale => stats.stale += 1,
-                Arrived::More | Arrived::Control => {}
-            }
+            each(user_data, result, more, out);
         });
+        if let Some(polled) = polled {
+            let with_kernel = &mut polled.with_kernel;
+            polled.ring.drain(BATCH_MAX - out.len(), |user_data, result, more| {
+                *with_kernel -= 1;
+                each(user_data, result, more, out);
+            });
+        }
         stats.completed += out.len() as u64;
         !out.is_empty()
     }
@@ -167,6 +177,9 @@ impl Engine {
             return Turn::Again;
         }
         if !self.ready.is_empty() || self.ring.has_completions() {
+            return Turn::Again;
+        }
+        if self.polled.as_ref().is_some_and(|polled| polled.is_busy()) {
             return Turn::Again;
         }
         if refused == 0 && gathering {
@@ -219,6 +232,9 @@ impl Engine {
     /// One enter for everything staged that the submission queue has room for. With `reap`, also
     /// when nothing is staged but the kernel holds completions back.
     pub(super) fn submit(&mut self, reap: bool) -> Result<(), ()> {
+        if self.polled.is_some() {
+            self.submit_polled()?;
+        }
         if self.polling_as.is_some() {
             return self.submit_to_thread(reap);
         }
@@ -252,7 +268,7 @@ impl Engine {
     }
 
     #[cold]
-    fn enter_refused(&mut self, error: &io::Error) -> Result<(), ()> {
+    pub(super) fn enter_refused(&mut self, error: &io::Error) -> Result<(), ()> {
         match error.raw_os_error() {
             // EAGAIN: no memory for the requests now. EBUSY: completions must be collected
             // first. EINTR: a signal. The entries stay in the queue. `io_uring_enter(2)`.
@@ -308,7 +324,7 @@ impl Engine {
             return;
         }
         self.publish_staged();
-        if self.staged.is_empty() {
+        if !self.gather.is_off() && self.staged.is_empty() {
             self.gather.begin_anew();
         }
         self.publish_many();
