@@ -131,6 +131,8 @@ export interface EngineOptions {
   reap?: number
   /** Microseconds that what is staged waits for more; 0 for the rest of the turn of the event loop. */
   flushDelayUs?: number
+  /** Poll devices for the completions of direct reads and writes. */
+  iopoll?: boolean
   /** As if the process did not export libuv's functions; for tests. */
   hideLibuv?: boolean
   /** What is not even tried: `NO_SQARRAY`, `SUBMIT_ALL`, `REGISTER_RING_FDS`. */

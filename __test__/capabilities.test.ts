@@ -70,7 +70,7 @@ test('what the kernel refuses has its errno, its name and the version that broug
     ownThread: false,
     chainMax: 8,
   }
-  const { notInUse, limits } = capabilitiesOf(granted, asked)
+  const { notInUse, limits } = capabilitiesOf(granted, asked, 'io_uring', undefined)
   const known = 'The kernel does not know it: it came with Linux'
   const refused = Object.entries(notInUse).filter(([, { errno }]) => errno !== undefined)
   t.deepEqual(Object.fromEntries(refused), {

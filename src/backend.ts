@@ -1,17 +1,10 @@
 /**
  * What the layers above need of an engine, whichever it is: the calls once an operation, the cold
- * calls, and the numbers that both sides agree on. TypeScript reaches the engine through this alone.
+ * calls, and the numbers that both sides agree on. TypeScript reaches the engine through this alone;
+ * `start.ts` chooses which, and `fallback/` is the other one.
  */
-import { explainUnavailable, type Unavailable, uringError } from './errors.js'
-import {
-  type Engine,
-  type EngineCapabilities,
-  type EngineOptions,
-  type EngineStats,
-  loadBinding,
-  type Opened,
-} from './native.js'
-import { asksByName, plain, setupRefused } from './setup.js'
+import type { Engine, EngineCapabilities, EngineStats, Opened } from './native.js'
+import type { Unavailable } from './unavailable.js'
 
 /** What can be staged. `crates/core/src/operation.rs` says what each takes. */
 export const OP_NOP = 0
@@ -23,8 +16,19 @@ export const OP_OPENAT = 5
 export const OP_CLOSE = 6
 export const OP_STATX = 7
 export const OP_TIMEOUT = 8
-/** Beside an opcode: the next operation starts when this one has succeeded. */
+export const OP_LINK_TIMEOUT = 9
+export const OP_RENAMEAT = 10
+export const OP_UNLINKAT = 11
+/** Beside an opcode: the next operation starts when this one has succeeded, or is over. */
 export const FLAG_LINK = 1 << 8
+export const FLAG_HARDLINK = 1 << 9
+/** Beside an opcode: starts when all before is complete; what is staged later starts when it is. */
+export const FLAG_DRAIN = 1 << 10
+/** Beside an opcode: keeps no event loop alive, and goes before all others. */
+export const FLAG_QUIET = 1 << 12
+/** Flags of a timeout: a point in time, not a duration; that it is over breaks no chain. */
+export const TIMEOUT_ABSOLUTE = 1
+export const TIMEOUT_SUCCEEDS = 2
 
 /** Names of operations in errors, as node:fs has them. */
 const SYSCALLS: readonly string[] = [
@@ -37,6 +41,9 @@ const SYSCALLS: readonly string[] = [
   'close',
   'fstat',
   'timeout',
+  'link_timeout',
+  'rename',
+  'unlink',
 ]
 
 /** The name of an operation in errors. */
@@ -53,8 +60,13 @@ export const POOL_RESULT = 2
 export const REFUSED_CLOSED = 1
 export const REFUSED_FAILED = 2
 export const REFUSED_SLOT_BUSY = 3
+export const REFUSED_SLOT_RANGE = 4
+export const REFUSED_UNKNOWN_OPCODE = 5
 export const REFUSED_UNKNOWN_FILE = 6
+export const REFUSED_FILE_IN_FLIGHT = 7
 export const REFUSED_UNKNOWN_CHUNK = 8
+export const REFUSED_RANGE = 9
+export const REFUSED_ARGUMENT = 10
 export const REFUSED_CREDENTIALS = 13
 export const REFUSED_BUFFER_GONE = 64
 
@@ -63,9 +75,6 @@ export const TAKE_LIMIT = 0
 export const TAKE_TOO_LONG = -1
 export const TAKE_BUFFER_GONE = -2
 export const TAKE_ERRNO = -1000
-
-/** Completions that are delivered at once, at most. */
-const BATCH_MAX = 4096
 
 /** Done, or the number of a refusal. */
 type Outcome = number | undefined
@@ -85,6 +94,22 @@ export interface RawFunctions {
   ): Outcome
   /** Stages an operation whose other arguments are all 0. */
   stageBare(opcode: number, slot: number): Outcome
+  /**
+   * Stages many reads or writes between one chunk and one file, or as many nops as `positions` says.
+   * They complete at `slot` together, with how many they were.
+   */
+  stageMany(
+    opcode: number,
+    slot: number,
+    file: number,
+    chunk: number,
+    offset: number,
+    lengths: number | Uint32Array,
+    positions: Float64Array | BigInt64Array | BigUint64Array | number,
+    fill: number,
+  ): Outcome
+  /** Takes what became of each of many that completed at `slot`: bytes, or negated errnos. */
+  takeCounts(slot: number, target: Int32Array, offset: number): Outcome
   /** Submits what is staged now. */
   flush(): Outcome
   /** Cancels the operation at `slot`; it completes all the same. */
@@ -101,13 +126,22 @@ export interface RawFunctions {
     targetOffset: number,
     length: number,
   ): Outcome
+  /** As copyOut, of several runs: pairs of an offset and a length, from `targetOffset` on. */
+  copyRuns(chunk: number, runs: Float64Array, target: Uint8Array, targetOffset: number): Outcome
   /** An ArrayBuffer over a chunk, which it owns from now on; undefined where that is not allowed. */
   expose(chunk: number, length: number): ArrayBuffer | number | undefined
 }
 
 /** The cold calls. */
 export interface Backend extends RawFunctions {
-  readonly name: 'io_uring'
+  readonly name: 'io_uring' | 'node:fs'
+  /** Why it is not io_uring. */
+  readonly reason: Unavailable | undefined
+  /**
+   * Whether operations use memory from {@link expose} in place. If not, no operation may name its
+   * chunk: it is there to be counted and given back.
+   */
+  readonly inPlace: boolean
   /** Takes the file that the open at `slot` gave. */
   takeOpened(slot: number): Opened | null
   /** Takes the `struct statx` that the operation at `slot` left. */
@@ -116,6 +150,8 @@ export interface Backend extends RawFunctions {
   adopt(fd: number, direct: boolean): number
   /** The flags that a descriptor was opened with, or a negated errno. */
   descriptorFlags(fd: number): number
+  /** Whether the operation at `slot` is staged and has not been submitted. */
+  isStaged(slot: number): boolean
   setWanted(wanted: boolean): void
   /** The ring's descriptor, or null when closed. */
   handle(): number | null
@@ -132,27 +168,35 @@ export interface Backend extends RawFunctions {
 export type Deliver = (count: number, slot: number, result: number) => void
 
 /** The engine in the compiled module. */
-class UringBackend implements Backend {
+export class UringBackend implements Backend {
   readonly name = 'io_uring'
+  readonly reason = undefined
+  readonly inPlace = true
   readonly #engine: Engine
   readonly stage: RawFunctions['stage']
   readonly stageBare: RawFunctions['stageBare']
+  readonly stageMany: RawFunctions['stageMany']
+  readonly takeCounts: RawFunctions['takeCounts']
   readonly flush: RawFunctions['flush']
   readonly cancel: RawFunctions['cancel']
   readonly take: RawFunctions['take']
   readonly disown: RawFunctions['disown']
   readonly copyOut: RawFunctions['copyOut']
+  readonly copyRuns: RawFunctions['copyRuns']
   readonly expose: RawFunctions['expose']
 
   constructor(engine: Engine, raw: RawFunctions) {
     this.#engine = engine
     this.stage = raw.stage
     this.stageBare = raw.stageBare
+    this.stageMany = raw.stageMany
+    this.takeCounts = raw.takeCounts
     this.flush = raw.flush
     this.cancel = raw.cancel
     this.take = raw.take
     this.disown = raw.disown
     this.copyOut = raw.copyOut
+    this.copyRuns = raw.copyRuns
     this.expose = raw.expose
   }
 
@@ -167,6 +211,9 @@ class UringBackend implements Backend {
   }
   descriptorFlags(fd: number): number {
     return this.#engine.descriptorFlags(fd)
+  }
+  isStaged(slot: number): boolean {
+    return this.#engine.isStaged(slot)
   }
   setWanted(wanted: boolean): void {
     this.#engine.setWanted(wanted)
@@ -183,51 +230,4 @@ class UringBackend implements Backend {
   close(patienceMs: number): boolean {
     return this.#engine.close(patienceMs)
   }
-}
-
-/**
- * Starts an engine. `deliver` gets its completions; `pairs` is where those of more than one lie.
- *
- * Throws ERR_URING_UNAVAILABLE, with `reason`, where there is no ring to be had.
- */
-export function startBackend(
-  options: EngineOptions,
-  deliver: Deliver,
-): { backend: Backend; pairs: Int32Array } {
-  let engine: Engine
-  try {
-    engine = new (loadBinding().Engine)()
-  } catch (cause) {
-    throw unavailable(explainUnavailable(cause), cause)
-  }
-  const pairs = new Int32Array(BATCH_MAX * 2)
-  const errno = engine.start(options, deliver, pairs.buffer)
-  if (errno < 0) throw startRefused(errno, options)
-  const raw = engine.functions() as RawFunctions | null
-  if (raw === null) throw unavailable(explainUnavailable(-12))
-  return { backend: new UringBackend(engine, raw), pairs }
-}
-
-/** What an engine with these options would be granted. Throws as {@link startBackend}. */
-export function probeEngine(options: EngineOptions): EngineCapabilities {
-  let engine: typeof Engine
-  try {
-    engine = loadBinding().Engine
-  } catch (cause) {
-    throw unavailable(explainUnavailable(cause), cause)
-  }
-  const granted = engine.probe(options)
-  if (typeof granted === 'number') throw startRefused(granted, options)
-  return granted
-}
-
-/** Why there is no ring: none is to be had, or none with what was asked for by name. */
-function startRefused(errno: number, options: EngineOptions): Error {
-  const optionsAtFault =
-    asksByName(options) && typeof loadBinding().Engine.probe(plain(options)) !== 'number'
-  return optionsAtFault ? setupRefused(errno, options) : unavailable(explainUnavailable(errno))
-}
-
-function unavailable(reason: Unavailable, cause?: unknown): Error {
-  return uringError('ERR_URING_UNAVAILABLE', cause === undefined ? { reason } : { reason, cause })
 }

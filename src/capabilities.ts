@@ -6,6 +6,7 @@ import { release } from 'node:os'
 import { systemError } from './errors.js'
 import type { EngineCapabilities, EngineOptions } from './native.js'
 import { SLOTS_MAX } from './slots.js'
+import type { Unavailable } from './unavailable.js'
 
 /** Names of {@link Capabilities.operations}: `KERNEL_OPCODES` of `crates/core/src/operation.rs`. */
 export const OPERATION_NAMES = [
@@ -70,7 +71,9 @@ export interface CapabilityLimits {
 /** What {@link Queue.capabilities} tells. */
 export interface Capabilities {
   /** What the operations run on. */
-  backend: 'io_uring'
+  backend: 'io_uring' | 'node:fs'
+  /** Why they run on node:fs: what io_uring was refused with, and what to do about it. */
+  reason?: Unavailable
   /** The kernel's release, as `uname -r`. */
   kernel: string
   /** Entries of the two queues, as the kernel made them. */
@@ -193,11 +196,17 @@ const BECAUSE: Readonly<Record<string, (linux: string | undefined) => string>> =
   ENOMEM: () => 'RLIMIT_MEMLOCK (ulimit -l) has no room for it.',
 }
 
-/** Makes what {@link Capabilities} has of what the engine tells. */
-export function capabilitiesOf(granted: EngineCapabilities, options: EngineOptions): Capabilities {
+/** Makes what {@link Capabilities} has of what the engine tells; `reason` is why there is no ring. */
+export function capabilitiesOf(
+  granted: EngineCapabilities,
+  options: EngineOptions,
+  backend: Capabilities['backend'],
+  reason: Unavailable | undefined,
+): Capabilities {
   const { boundedWorkers: bounded, unboundedWorkers: unbounded } = granted
   return {
-    backend: 'io_uring',
+    backend,
+    ...(reason && { reason }),
     kernel: release(),
     entries: granted.entries,
     cqEntries: granted.cqEntries,
@@ -209,10 +218,10 @@ export function capabilitiesOf(granted: EngineCapabilities, options: EngineOptio
     registeredMemory: registeredMemory(granted.registeredMemory),
     reap: options.reap === REAP_POLL ? 'poll' : granted.ownThread ? 'thread' : 'eventfd',
     sqpoll:
-      options.sqpollIdleMs === undefined
+      options.sqpollIdleMs === undefined || reason !== undefined
         ? null
         : { idleMs: options.sqpollIdleMs, cpu: options.sqpollCpu ?? null },
-    iopoll: options.iopoll ?? false,
+    iopoll: reason === undefined && (options.iopoll ?? false),
     restrictedTo: options.restrict ?? null,
     limits: {
       operations: SLOTS_MAX,
@@ -224,7 +233,7 @@ export function capabilitiesOf(granted: EngineCapabilities, options: EngineOptio
       memlockBytes: granted.memlockBytes ?? null,
       openFiles: granted.openFiles ?? null,
     },
-    notInUse: notInUse(granted, options),
+    notInUse: reason === undefined ? notInUse(granted, options) : nothingInUse(reason),
   }
 }
 
@@ -236,6 +245,12 @@ function registeredMemory(errno: number | null | undefined): Capabilities['regis
 
 function codeOf(errno: number): string {
   return systemError(errno, 'io_uring_register').code
+}
+
+function nothingInUse({ code, errno, message }: Unavailable): Capabilities['notInUse'] {
+  const why: NotInUse = { reason: `There is no ring. ${message}`, code }
+  if (errno !== undefined) why.errno = errno
+  return Object.fromEntries(Object.keys(THINGS).map((name) => [name, { ...why }]))
 }
 
 function notInUse(granted: EngineCapabilities, options: EngineOptions): Capabilities['notInUse'] {

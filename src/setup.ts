@@ -103,8 +103,11 @@ const IDLE_MS = 1000
 const FLUSH_DELAY_US_MAX = 1_000_000
 const INT32_MAX = 2 ** 31 - 1
 
+/** The options here, and those that they may contradict. */
+type Given = SetupOptions & { readonly backend?: string }
+
 /** Options that cannot be had together: the first's name, whether they are, and why not. */
-const CONTRADICTIONS: readonly [string, (given: SetupOptions) => unknown, string][] = [
+const CONTRADICTIONS: readonly [string, (given: Given) => unknown, string][] = [
   [
     'setup.taskRun',
     ({ setup, sqpoll }) => sqpoll && setup?.taskRun !== undefined && setup.taskRun !== 'interrupt',
@@ -115,10 +118,15 @@ const CONTRADICTIONS: readonly [string, (given: SetupOptions) => unknown, string
     ({ sqpoll, attach }) => sqpoll?.cpu !== undefined && attach !== undefined,
     'cannot be combined with options.attach: the thread that is shared has its CPU already',
   ],
+  [
+    'restrict',
+    ({ restrict, backend }) => restrict !== undefined && backend === 'node:fs',
+    "cannot be combined with options.backend 'node:fs': the kernel restricts rings alone",
+  ],
 ]
 
 /** Checks what a caller gave and fills the rest in. Throws Node's `ERR_` errors. */
-export function engineSetup(given: SetupOptions): EngineSetup {
+export function engineSetup(given: Given): EngineSetup {
   const { setup = {}, sqpoll, attach, restrict, iopoll = false, flushDelayUs = 0 } = given
   checkBoolean(iopoll, 'options.iopoll')
   checkInteger(flushDelayUs, 'options.flushDelayUs', 0, FLUSH_DELAY_US_MAX)

@@ -434,11 +434,14 @@ fn a_ring_beside_polls_direct_files_and_all_else_works_as_before() {
         for slot in 0..100 {
             it.stage(&read(slot, file, chunk, (0, 4096), u64::from(slot % 16) * 4096));
         }
-        assert_ne!(it.pump(), Turn::Block, "nobody is woken for what is polled");
+        let turn = it.pump();
+        let left = it.engine.is_busy();
+        assert!(turn != Turn::Block || !left, "nobody is woken for what is polled");
         it.settle();
         let results = it.results();
         assert_eq!(results.len(), 100);
-        assert!(results.values().all(|result| [4096, -libc::EOPNOTSUPP].contains(result)));
+        let odd = results.values().find(|result| ![4096, -libc::EOPNOTSUPP].contains(result));
+        assert_eq!(odd, None, "{options:?}");
         it.done.clear();
         // Not of direct files, of a chain, or no reads or writes: the first ring takes them.
         assert_eq!(it.complete(&read(0, plain, other, (0, 4096), 8192)), 4096);

@@ -25,11 +25,12 @@ const BAD_CALL: i32 = 65;
 type Raw = unsafe extern "C" fn(sys::napi_env, sys::napi_callback_info) -> sys::napi_value;
 
 /// The functions by their names in JavaScript.
-const FUNCTIONS: [(&CStr, Raw); 10] = [
+const FUNCTIONS: [(&CStr, Raw); 11] = [
     (c"stage", stage::<8>),
     (c"stageBare", stage::<2>),
     (c"stageMany", many::stage_many),
     (c"takeCounts", many::take_counts),
+    (c"copyRuns", many::copy_runs),
     (c"flush", flush),
     (c"cancel", cancel),
     (c"take", take),
