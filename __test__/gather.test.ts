@@ -11,12 +11,15 @@ test('operations of several turns of the event loop are submitted together', asy
   const gathers = ring(t, { flushDelayUs: 1_000_000, entries: 64 })
   const waits = ring(t)
   for (const queue of [gathers, waits]) {
+    const from = performance.now()
     const nops = []
     for (let turn = 0; turn < 10; turn++) {
       nops.push(queue.nop())
       await setImmediate()
     }
     const { enters, submitted } = queue.stats()
+    // A machine may stand still for the whole delay.
+    if (performance.now() - from > 900) return t.pass('too slow a machine to see it')
     if (queue === gathers) t.deepEqual({ enters, submitted }, { enters: 0, submitted: 0 })
     else t.true(enters >= 5)
     queue.flush()
