@@ -3,7 +3,8 @@
 // in a virtual environment below target), which links against any glibc.
 //
 //   npm run build:release                             x64 with glibc
-//   npm run build:release -- TARGET…                  others; rustc must have their standard library
+//   npm run build:release -- TARGET…                  others; rustc must have their standard library,
+//                                                     or its sources (--build-std)
 //   npm run build:release -- --check                  as `npm test` runs it: see below
 //
 // --check builds only what has changed; where Python's packages have not been fetched it skips,
@@ -68,11 +69,11 @@ async function fetchZig() {
  * Builds one target, with zig as the linker.
  *
  * @param {string} target one of TARGETS
- * @param {{ env?: Record<string, string>, cargoArgs?: string[] }} [how] another compiler: variables
- *   for it, and more arguments for cargo
+ * @param {{ buildStd?: boolean }} [how] `buildStd`: build the standard library, too, for a compiler
+ *   that has its sources only
  * @returns {Promise<boolean>}
  */
-export async function build(target, { env = {}, cargoArgs = [] } = {}) {
+export async function build(target, { buildStd = false } = {}) {
   if (!(await fetchZig())) return false
   const { glibc } = TARGETS[target]
   const done = progress(`build ${target}`)
@@ -83,12 +84,12 @@ export async function build(target, { env = {}, cargoArgs = [] } = {}) {
       ...['--manifest-path', 'crates/binding/Cargo.toml', '--package-json-path', 'package.json'],
       ...['--output-dir', RELEASE_BINDINGS, '--target-dir', join(ZIG, 'cargo')],
       ...['--cross-compile', '--target', glibc ? `${target}.${glibc.join('.')}` : target],
-      ...['--', ...cargoLocked, ...cargoArgs],
+      ...['--', ...cargoLocked, ...(buildStd ? ['-Z', 'build-std=std,panic_unwind'] : [])],
     ],
     {
       env: {
-        ...env,
-        PATH: [join(ZIG, 'venv/bin'), env.PATH ?? process.env.PATH].join(delimiter),
+        PATH: [join(ZIG, 'venv/bin'), process.env.PATH].join(delimiter),
+        ...(buildStd ? { RUSTC_BOOTSTRAP: '1' } : {}),
         // An addon is a shared object: with musl, too, which is linked statically by default.
         ...(glibc ? {} : { RUSTFLAGS: '-C target-feature=-crt-static' }),
       },
@@ -118,7 +119,10 @@ export function complaints(target, binary = binaryOf(target)) {
 async function main() {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { check: { type: 'boolean', default: false } },
+    options: {
+      'build-std': { type: 'boolean', default: false },
+      check: { type: 'boolean', default: false },
+    },
   })
   const targets = positionals.length > 0 ? positionals : [NATIVE_TARGET]
   const unknown = targets.filter((target) => !Object.hasOwn(TARGETS, target))
@@ -136,7 +140,8 @@ async function main() {
   }
   const wrong = []
   for (const target of targets) {
-    if (!(values.check && isFresh(target)) && !(await build(target))) return false
+    const ready = values.check && isFresh(target)
+    if (!ready && !(await build(target, { buildStd: values['build-std'] }))) return false
     wrong.push(...complaints(target))
   }
   for (const complaint of wrong) console.error(complaint)
