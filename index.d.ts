@@ -41,6 +41,8 @@ export declare class Engine {
   descriptorFlags(fd: number): number
   /** Takes the 256 bytes of `struct statx` that the operation at `slot` left, or null. */
   takeStat(slot: number): Buffer | null
+  /** Whether the operation at `slot` is staged and the kernel has not got it. */
+  isStaged(slot: number): boolean
   /** `queue.ref()` (true) and `queue.unref()` (false). */
   setWanted(wanted: boolean): void
   /**

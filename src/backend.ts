@@ -22,8 +22,19 @@ export const OP_OPENAT = 5
 export const OP_CLOSE = 6
 export const OP_STATX = 7
 export const OP_TIMEOUT = 8
-/** Beside an opcode: the next operation starts when this one has succeeded. */
+export const OP_LINK_TIMEOUT = 9
+export const OP_RENAMEAT = 10
+export const OP_UNLINKAT = 11
+/** Beside an opcode: the next operation starts when this one has succeeded, or is over. */
 export const FLAG_LINK = 1 << 8
+export const FLAG_HARDLINK = 1 << 9
+/** Beside an opcode: starts when all before is complete; what is staged later starts when it is. */
+export const FLAG_DRAIN = 1 << 10
+/** Beside an opcode: keeps no event loop alive, and goes before all others. */
+export const FLAG_QUIET = 1 << 12
+/** Flags of a timeout: a point in time, not a duration; that it is over breaks no chain. */
+export const TIMEOUT_ABSOLUTE = 1
+export const TIMEOUT_SUCCEEDS = 2
 
 /** Names of operations in errors, as node:fs has them. */
 const SYSCALLS: readonly string[] = [
@@ -36,6 +47,9 @@ const SYSCALLS: readonly string[] = [
   'close',
   'fstat',
   'timeout',
+  'link_timeout',
+  'rename',
+  'unlink',
 ]
 
 /** The name of an operation in errors. */
@@ -83,6 +97,22 @@ export interface RawFunctions {
   ): Outcome
   /** Stages an operation whose other arguments are all 0. */
   stageBare(opcode: number, slot: number): Outcome
+  /**
+   * Stages many reads or writes between one chunk and one file, or as many nops as `positions` says.
+   * They complete at `slot` together, with how many they were.
+   */
+  stageMany(
+    opcode: number,
+    slot: number,
+    file: number,
+    chunk: number,
+    offset: number,
+    lengths: number | Uint32Array,
+    positions: Float64Array | BigInt64Array | BigUint64Array | number,
+    fill: number,
+  ): Outcome
+  /** Takes what became of each of many that completed at `slot`: bytes, or negated errnos. */
+  takeCounts(slot: number, target: Int32Array, offset: number): Outcome
   /** Submits what is staged now. */
   flush(): Outcome
   /** Cancels the operation at `slot`; it completes all the same. */
@@ -99,6 +129,8 @@ export interface RawFunctions {
     targetOffset: number,
     length: number,
   ): Outcome
+  /** As copyOut, of several runs: pairs of an offset and a length, from `targetOffset` on. */
+  copyRuns(chunk: number, runs: Float64Array, target: Uint8Array, targetOffset: number): Outcome
   /** An ArrayBuffer over a chunk, which it owns from now on; undefined where that is not allowed. */
   expose(chunk: number, length: number): ArrayBuffer | number | undefined
 }
@@ -114,6 +146,8 @@ export interface Backend extends RawFunctions {
   adopt(fd: number, direct: boolean): number
   /** The flags that a descriptor was opened with, or a negated errno. */
   descriptorFlags(fd: number): number
+  /** Whether the operation at `slot` is staged and has not been submitted. */
+  isStaged(slot: number): boolean
   setWanted(wanted: boolean): void
   stats(): EngineStats | null
   capabilities(): EngineCapabilities | null
@@ -133,22 +167,28 @@ class UringBackend implements Backend {
   readonly #engine: Engine
   readonly stage: RawFunctions['stage']
   readonly stageBare: RawFunctions['stageBare']
+  readonly stageMany: RawFunctions['stageMany']
+  readonly takeCounts: RawFunctions['takeCounts']
   readonly flush: RawFunctions['flush']
   readonly cancel: RawFunctions['cancel']
   readonly take: RawFunctions['take']
   readonly disown: RawFunctions['disown']
   readonly copyOut: RawFunctions['copyOut']
+  readonly copyRuns: RawFunctions['copyRuns']
   readonly expose: RawFunctions['expose']
 
   constructor(engine: Engine, raw: RawFunctions) {
     this.#engine = engine
     this.stage = raw.stage
     this.stageBare = raw.stageBare
+    this.stageMany = raw.stageMany
+    this.takeCounts = raw.takeCounts
     this.flush = raw.flush
     this.cancel = raw.cancel
     this.take = raw.take
     this.disown = raw.disown
     this.copyOut = raw.copyOut
+    this.copyRuns = raw.copyRuns
     this.expose = raw.expose
   }
 
@@ -163,6 +203,9 @@ class UringBackend implements Backend {
   }
   descriptorFlags(fd: number): number {
     return this.#engine.descriptorFlags(fd)
+  }
+  isStaged(slot: number): boolean {
+    return this.#engine.isStaged(slot)
   }
   setWanted(wanted: boolean): void {
     this.#engine.setWanted(wanted)

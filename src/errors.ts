@@ -129,6 +129,13 @@ const URING_ERRORS = {
   ERR_URING_BUSY: ({ held }: CommonDetails & { held: readonly string[] }) =>
     `Closed, but the kernel still holds ${held.length === 0 ? 'operations' : held.join(', ')}`,
 
+  /**
+   * A write in a chain wrote less than all; `bytesWritten` says how much. A soft chain ends with it.
+   * Do: write the rest, then what was to follow.
+   */
+  ERR_URING_SHORT_WRITE: (d: CommonDetails & { bytesWritten: number; lengthBytes: number }) =>
+    `The write wrote ${d.bytesWritten} of ${d.lengthBytes} bytes, and a chain does not go on with the rest`,
+
   /** This kernel or file cannot do it. Do: what `needs` says. */
   ERR_URING_UNSUPPORTED: (d: CommonDetails & { feature: string; needs: string }) =>
     `${d.feature} is not supported here: it needs ${d.needs}`,

@@ -4,213 +4,36 @@
  */
 import { ftruncate } from 'node:fs'
 import { constants } from 'node:os'
-import { setImmediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import {
-  OP_CLOSE,
-  OP_FSYNC,
-  OP_FTRUNCATE,
-  OP_READ,
-  OP_STATX,
-  OP_TIMEOUT,
-  OP_WRITE,
-} from './backend.js'
-import { rejected, systemError, uringError } from './errors.js'
-import { isAppend, isDirect } from './flags.js'
+import { OP_FSYNC, OP_FTRUNCATE, OP_READ, OP_WRITE, syscallOf } from './backend.js'
+import { invalidArgType, rejected, systemError, uringError } from './errors.js'
+import { type CloseOptions, checkAlignment, closeTimeout, type FileState } from './file-state.js'
+import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { isDetached } from './memory.js'
 import type { Operations } from './operations.js'
-import { directAlignment, STATX_DIOALIGN, STATX_STATS, Stats } from './stats.js'
+import { STATX_STATS, Stats } from './stats.js'
 import {
   checkBoolean,
-  checkInteger,
+  checkFunction,
   checkLength,
   checkOptions,
   checkPosition,
   checkView,
 } from './validate.js'
+import { checkMany, type ManyLengths, type Positions } from './volume.js'
 
-const { EBADF, EINVAL } = constants.errno
-/** Alignment to assume of a direct file whose kernel cannot say (STATX_DIOALIGN is of 6.1). */
-const BLOCK_BYTES_UNKNOWN = 4096
-/** How long a close with `timeoutMs` waits for the kernel after it has cancelled. */
-const CANCEL_GRACE_MS = 1000
-/** Turns of the event loop that it then waits, so that what has come is taken. */
-const TURNS_AFTER_GRACE = 64
+const { EBADF } = constants.errno
 
 /** Options of {@link File.writeAt} and {@link File.append}. */
-export interface WriteOptions {
+export interface WriteOptions extends LimitOptions {
   /** Settle when the data is on stable storage: fdatasync(2) linked behind the write. */
   datasync?: boolean
 }
 
-/** Options of `close`. */
-export interface CloseOptions {
-  /** Cancel what is in flight after so many milliseconds, 0 for at once. Default: wait for it. */
-  timeoutMs?: number
-}
-
-/** What operations need to know of an open file. */
-export class FileState {
-  readonly operations: Operations
-  readonly handle: number
-  readonly fd: number
-  readonly path: string | undefined
-  readonly append: boolean
-  /** What direct I/O asks of position and length, and of memory; 0 and 1 for a buffered file. */
-  blockBytes = 0
-  memoryBytes = 1
-  /** Whether a short read means that there may be more: regular files and block devices. */
-  fills: boolean | undefined = undefined
-  /** Operations under way. */
-  pending = 0
-  /** Nothing new may start. */
-  closed = false
-  /** Called when the last operation under way has settled. */
-  onIdle: (() => void) | undefined = undefined
-  /** Called when the descriptor is closed. */
-  onClosed: (() => void) | undefined = undefined
-  #closing: Promise<void> | undefined
-  #learning: Promise<void> | undefined
-
-  constructor(
-    operations: Operations,
-    handle: number,
-    fd: number,
-    path: string | undefined,
-    flags: number,
-  ) {
-    this.operations = operations
-    this.handle = handle
-    this.fd = fd
-    this.path = path
-    this.append = isAppend(flags)
-    if (isDirect(flags)) this.blockBytes = BLOCK_BYTES_UNKNOWN
-  }
-
-  /** statx(2) of the file; throws what the kernel says. */
-  async statx(mask: number): Promise<Uint8Array> {
-    const outcome = await this.operations.call(OP_STATX, this, 0, mask, 0, undefined, true)
-    if (outcome instanceof Uint8Array) return outcome
-    return rejected(this.operations.failure(Number(outcome ?? -EINVAL), 'fstat'))
-  }
-
-  /** Finds out what kind of file this is, once. One that cannot say is read like a stream. */
-  learn(): Promise<void> {
-    this.#learning ??= this.statx(STATX_STATS).then(
-      (bytes) => {
-        const stats = new Stats(bytes)
-        this.fills = stats.isFile() || stats.isBlockDevice()
-      },
-      // Whoever asked takes what it has; the next asks again.
-      () => {
-        this.#learning = undefined
-      },
-    )
-    return this.#learning
-  }
-
-  /** Asks a direct file for its alignment. `open` waits for it. */
-  async learnAlignment(): Promise<void> {
-    const bytes = await this.statx(STATX_STATS | STATX_DIOALIGN)
-    const stats = new Stats(bytes)
-    this.fills = stats.isFile() || stats.isBlockDevice()
-    const alignment = directAlignment(bytes)
-    this.blockBytes = alignment?.offsetBytes || BLOCK_BYTES_UNKNOWN
-    this.memoryBytes = alignment?.memoryBytes || BLOCK_BYTES_UNKNOWN
-  }
-
-  /** Waits for what is under way, then closes the descriptor. The first call decides how. */
-  close(timeoutMs?: number): Promise<void> {
-    this.#closing ??= this.#close(timeoutMs)
-    return this.#closing
-  }
-
-  async #close(timeoutMs: number | undefined): Promise<void> {
-    this.closed = true
-    await settled(this, timeoutMs, () => this.operations.cancel((op) => op.file === this))
-    if (this.pending === 0) return this.#end()
-    // The descriptor goes when the kernel has given all of them back, or with the queue.
-    settled(this, undefined, () => {})
-      .then(() => this.#end())
-      .catch(() => {})
-    throw uringError('ERR_URING_BUSY', { held: this.operations.describe((op) => op.file === this) })
-  }
-
-  async #end(): Promise<void> {
-    const result = await this.operations.call(OP_CLOSE, this, 0, 0, 0, undefined, true)
-    this.onClosed?.()
-    if (typeof result === 'number' && result < 0) throw systemError(result, 'close')
-  }
-
-  /** Cancels reads, which may never end by themselves; writes are left alone. */
-  cancelReads(): void {
-    this.operations.cancel((op) => op.file === this && op.opcode === OP_READ)
-  }
-}
-
-/** Something with operations under way: a file, or a queue. */
-interface Busy {
-  pending: number
-  onIdle: (() => void) | undefined
-}
-
-/**
- * Waits until nothing is under way. With a time, calls `cancel` when it is up, and gives the kernel
- * a while to let go; then something may still be under way.
- */
-export async function settled(
-  busy: Busy,
-  timeoutMs: number | undefined,
-  cancel: () => void,
-): Promise<void> {
-  if (busy.pending === 0) return
-  const idle = new Promise<void>((resolve) => {
-    const before = busy.onIdle
-    busy.onIdle = () => {
-      busy.onIdle = before
-      before?.()
-      resolve()
-    }
-  })
-  if (timeoutMs === undefined) {
-    await idle
-    // What awaited the last operation may begin another: an open, its statx.
-    return turns(1)
-  }
-  if (timeoutMs > 0 && (await within(idle, timeoutMs))) return turns(1)
-  cancel()
-  // As long as the kernel gives operations back, it will give the others back too.
-  for (let before = Infinity; busy.pending > 0 && busy.pending < before; ) {
-    before = busy.pending
-    await within(idle, CANCEL_GRACE_MS)
-    // That time may have passed while this thread was busy, with completions waiting to be taken.
-    for (let turn = 0; turn < TURNS_AFTER_GRACE && busy.pending > 0; turn++) await turns(1)
-  }
-}
-
-/** Lets the event loop come round. */
-async function turns(count: number): Promise<void> {
-  for (let turn = 0; turn < count; turn++) await setImmediate()
-}
-
-/** Whether the promise settles within so many milliseconds. */
-function within(promise: Promise<void>, ms: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms, false)
-    void promise.then(() => {
-      clearTimeout(timer)
-      resolve(true)
-    })
-  })
-}
-
-/** Checks an option bag with `timeoutMs`. */
-export function closeTimeout(options: CloseOptions | undefined): number | undefined {
-  if (options === undefined) return undefined
-  checkOptions(options)
-  if (options.timeoutMs === undefined) return undefined
-  checkInteger(options.timeoutMs, 'options.timeoutMs', 0, 2 ** 31 - 1)
-  return options.timeoutMs
+/** Options of {@link File.readMany} and {@link File.writeMany}. */
+export interface ManyOptions extends LimitOptions {
+  /** Called now and then with the number of operations that are done and the number of all. */
+  onProgress?: (done: number, total: number) => void
 }
 
 /** Closes files that their owner forgot. Holds the state, which operations use, and not the File. */
@@ -225,6 +48,9 @@ const forgotten = new FinalizationRegistry((state: FileState) => {
   state.close().catch(() => {})
 })
 
+/** The state behind a File, for the rest of this library. Throws ERR_INVALID_ARG_TYPE. */
+export let stateOf: (file: File) => FileState
+
 /**
  * An open file. Made by {@link Queue.open} and {@link Queue.adopt}.
  *
@@ -235,6 +61,15 @@ const forgotten = new FinalizationRegistry((state: FileState) => {
 export class File {
   readonly #state: FileState
   readonly #operations: Operations
+
+  static {
+    stateOf = (file) => {
+      if (typeof file !== 'object' || file === null || !(#state in file)) {
+        throw invalidArgType('file', 'an instance of File', file)
+      }
+      return file.#state
+    }
+  }
 
   /** @internal */
   constructor(state: FileState) {
@@ -267,30 +102,30 @@ export class File {
    * A buffer from {@link Queue.alloc} is filled in place; any other is copied to on completion, and
    * one that was transferred or shrunk by then rejects with `ERR_URING_BUFFER_DETACHED`. pread(2).
    */
-  readAt(buffer: NodeJS.ArrayBufferView, position: number | bigint): Promise<number> {
+  readAt(
+    buffer: NodeJS.ArrayBufferView,
+    position: number | bigint,
+    options?: LimitOptions,
+  ): Promise<number> {
     checkView(buffer)
     checkPosition(position)
+    const limits = options === undefined ? undefined : checkLimits(options)
     const length = buffer.byteLength
     if (length === 0) return this.#nothing('read', buffer)
-    return this.#operations.transfers.transfer(
-      OP_READ,
-      this.#state,
-      buffer,
-      length,
-      position,
-      false,
-    )
+    const { transfers } = this.#operations
+    return transfers.transfer(OP_READ, this.#state, buffer, length, position, false, limits)
   }
 
   /**
    * Reads `length` bytes from `position` into a Buffer of its own, shorter if the file ends.
    * From 128 KiB on the memory that the kernel wrote is handed over without a copy.
    */
-  bytesAt(position: number | bigint, length: number): Promise<Buffer> {
+  bytesAt(position: number | bigint, length: number, options?: LimitOptions): Promise<Buffer> {
     checkPosition(position)
     checkLength(length)
+    const limits = checkLimits(options)
     if (length === 0) return this.#nothing('read').then(() => Buffer.alloc(0))
-    return this.#operations.transfers.bytes(this.#state, length, position)
+    return this.#operations.transfers.bytes(this.#state, length, position, limits)
   }
 
   /**
@@ -314,8 +149,10 @@ export class File {
 
   /**
    * Writes all of `buffer` at the end of a file that was opened for appending, and resolves with its
-   * length. The kernel finds the end for each piece (of at most 2 GiB, of 1 MiB for a plain buffer).
-   * On another file it throws `ERR_URING_UNSUPPORTED`. open(2), O_APPEND.
+   * length. The kernel finds the end when it writes, so that concurrent appends lie one behind the
+   * other, each whole: also those from other processes, but for what is longer than the queue's
+   * `bounceBytes` (of `alloc` memory: 2 GiB) or was short and had to go on (a full disk), which goes in
+   * pieces. On another file it throws `ERR_URING_UNSUPPORTED`. open(2), O_APPEND.
    */
   append(buffer: NodeJS.ArrayBufferView, options?: WriteOptions): Promise<number> {
     checkView(buffer)
@@ -332,21 +169,79 @@ export class File {
     options: WriteOptions | undefined,
   ): Promise<number> {
     let datasync = false
+    let limits: Limits | undefined
     if (options !== undefined) {
       checkOptions(options)
       datasync = options.datasync ?? false
       checkBoolean(datasync, 'options.datasync')
+      limits = checkLimits(options)
     }
     const state = this.#state
     const length = buffer.byteLength
     if (length === 0 && !datasync) return this.#nothing('write', buffer)
-    if (length === 0) return this.datasync().then(() => 0)
-    const block = state.blockBytes
-    if (block !== 0 && (length % block !== 0 || BigInt(position) % BigInt(block) !== 0n)) {
-      const alignment = { memoryBytes: state.memoryBytes, offsetBytes: block }
-      throw uringError('ERR_URING_ALIGNMENT', { position, lengthBytes: length, alignment })
+    if (length === 0) return this.datasync(options).then(() => 0)
+    checkAlignment(state, length, position)
+    const { transfers } = this.#operations
+    return transfers.transfer(OP_WRITE, state, buffer, length, position, datasync, limits)
+  }
+
+  /**
+   * Thousands of reads by one call: the i-th from `positions[i]`, of `lengths` bytes (or `lengths[i]`),
+   * into `target`, one behind the other. Resolves with the count of bytes of each, fewer than asked for
+   * where the file ends, or its negated errno; each is filled as by {@link readAt}, and what one had
+   * come to when it failed counts. There is no object for each, and there may be any number of them.
+   *
+   * Faster still into memory from {@link Queue.alloc}. Rejects only as a whole: by its limits, or when
+   * `target` was transferred meanwhile. pread(2).
+   */
+  readMany(
+    positions: Positions,
+    lengths: ManyLengths,
+    target: NodeJS.ArrayBufferView,
+    options?: ManyOptions,
+  ): Promise<Int32Array> {
+    return this.#many(OP_READ, positions, lengths, target, options)
+  }
+
+  /**
+   * Thousands of writes by one call, from `source`; otherwise as {@link readMany}. Writes that overlap
+   * end in any order. When it rejects, `bytesWritten` counts what all of them wrote. pwrite(2).
+   */
+  writeMany(
+    positions: Positions,
+    lengths: ManyLengths,
+    source: NodeJS.ArrayBufferView,
+    options?: ManyOptions,
+  ): Promise<Int32Array> {
+    if (this.#state.append) throw uringError('ERR_URING_APPEND')
+    return this.#many(OP_WRITE, positions, lengths, source, options)
+  }
+
+  #many(
+    opcode: number,
+    given: Positions,
+    givenLengths: ManyLengths,
+    view: NodeJS.ArrayBufferView,
+    options: ManyOptions | undefined,
+  ): Promise<Int32Array> {
+    checkView(view, opcode === OP_READ ? 'target' : 'source')
+    const limits = checkLimits(options)
+    const onProgress = options?.onProgress
+    if (onProgress !== undefined) checkFunction(onProgress, 'options.onProgress')
+    const { positions, lengths } = checkMany(given, givenLengths, view)
+    const file = this.#state
+    if (opcode === OP_WRITE && file.blockBytes !== 0) {
+      for (const [at, position] of positions.entries()) {
+        checkAlignment(
+          file,
+          typeof lengths === 'number' ? lengths : (lengths[at] as number),
+          position,
+        )
+      }
     }
-    return this.#operations.transfers.transfer(OP_WRITE, state, buffer, length, position, datasync)
+    if (file.closed) return rejected(systemError(EBADF, syscallOf(opcode)))
+    const what = { file, opcode, positions, lengths, view, limits, onProgress }
+    return this.#operations.volume.transfer(what)
   }
 
   /** Nothing to move is no trip to the kernel, but misuse is still misuse. */
@@ -360,31 +255,38 @@ export class File {
   }
 
   /** Brings data and metadata to stable storage. fsync(2). */
-  sync(): Promise<void> {
-    return this.#call(OP_FSYNC, 'fsync', 0, 0)
+  sync(options?: LimitOptions): Promise<void> {
+    return this.#call(OP_FSYNC, 'fsync', 0, 0, checkLimits(options))
   }
 
   /** Brings the data, and what is needed to read it back, to stable storage. fdatasync(2). */
-  datasync(): Promise<void> {
-    return this.#call(OP_FSYNC, 'fdatasync', 1, 0)
+  datasync(options?: LimitOptions): Promise<void> {
+    return this.#call(OP_FSYNC, 'fdatasync', 1, 0, checkLimits(options))
   }
 
   /** Makes the file `length` bytes long. ftruncate(2); before Linux 6.9 by node:fs. */
-  truncate(length: number | bigint = 0): Promise<void> {
+  truncate(length: number | bigint = 0, options?: LimitOptions): Promise<void> {
     checkPosition(length, 'length')
+    const limits = checkLimits(options)
     const state = this.#state
     const operations = this.#operations
-    if (operations.supports('ftruncate')) return this.#call(OP_FTRUNCATE, 'ftruncate', 0, length)
+    if (operations.supports('ftruncate')) {
+      return this.#call(OP_FTRUNCATE, 'ftruncate', 0, length, limits)
+    }
     if (state.closed) return rejected(systemError(EBADF, 'ftruncate'))
     if (operations.ended !== undefined) return rejected(operations.ended())
+    const over = overBefore(limits, OP_FTRUNCATE)
+    if (over !== undefined) return rejected(over)
+    // It cannot be cancelled: it settles with its true result.
     return operations.outside(state, promisify(ftruncate)(state.fd, Number(length)))
   }
 
   /** The file's attributes, in the shape of `fs.Stats`. statx(2). */
-  async stat(): Promise<Stats> {
+  async stat(options?: LimitOptions): Promise<Stats> {
+    const limits = checkLimits(options)
     if (this.#state.closed) throw systemError(EBADF, 'fstat')
     if (this.#operations.ended !== undefined) throw this.#operations.ended()
-    return new Stats(await this.#state.statx(STATX_STATS))
+    return new Stats(await this.#state.statx(STATX_STATS, limits))
   }
 
   async #call(
@@ -392,9 +294,10 @@ export class File {
     syscall: string,
     length: number,
     position: number | bigint,
+    limits: Limits | undefined,
   ): Promise<void> {
     if (this.#state.closed) throw systemError(EBADF, syscall)
-    const result = await this.#operations.call(opcode, this.#state, 0, length, position)
+    const result = await this.#operations.call(opcode, this.#state, 0, length, position, { limits })
     if (typeof result !== 'number' || result >= 0) return
     return rejected(this.#operations.failure(result, syscall))
   }
@@ -415,9 +318,4 @@ export class File {
     this.#state.cancelReads()
     return this.close()
   }
-}
-
-/** Operations that may never end by themselves. */
-export function isEndless(opcode: number): boolean {
-  return opcode === OP_READ || opcode === OP_TIMEOUT
 }

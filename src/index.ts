@@ -1,6 +1,7 @@
 /**
  * node-uring: file I/O for Node.js through Linux io_uring.
  */
+export type { BatchResult, SubmitOptions } from './batch.js'
 export {
   AbortError,
   type DirectAlignment,
@@ -9,9 +10,12 @@ export {
   UringError,
   type UringErrorCode,
 } from './errors.js'
-export { type CloseOptions, File, type WriteOptions } from './file.js'
+export { File, type ManyOptions, type WriteOptions } from './file.js'
+export type { CloseOptions } from './file-state.js'
 export type { RoundTripSummary } from './histogram.js'
+export type { LimitOptions } from './limits.js'
 export type { AllocBuffer } from './memory.js'
+export { type BatchOperation, op, type TimeoutOptions } from './op.js'
 export type { QueueOptions, TaskRun } from './options.js'
 export {
   type Capabilities,
@@ -20,4 +24,6 @@ export {
   type QueueStats,
   type RoundTripOptions,
 } from './queue.js'
+export type { ReplaceOptions } from './replace.js'
 export { Stats } from './stats.js'
+export type { ManyLengths, Positions } from './volume.js'

@@ -9,9 +9,11 @@ import { constants } from 'node:os'
 import {
   type Backend,
   type Deliver,
+  OP_FSYNC,
   OP_NOP,
   OP_OPENAT,
   OP_STATX,
+  OP_TIMEOUT,
   OP_WRITE,
   REFUSED_CLOSED,
   REFUSED_FAILED,
@@ -20,14 +22,19 @@ import {
   startBackend,
   syscallOf,
 } from './backend.js'
+import { startChain } from './batch.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
-import type { FileState } from './file.js'
+import type { FileState } from './file-state.js'
+import { LimitKeeper, type Limits, overBefore } from './limits.js'
+import { arriveMany, startMany } from './many.js'
 import { Memory } from './memory.js'
 import type { EngineCapabilities, EngineOptions } from './native.js'
 import {
   KIND_BEHIND,
   KIND_CALL,
+  KIND_MANY,
   KIND_NOP,
+  KIND_SHARE,
   KIND_TRANSFER,
   type Operation,
   OVER,
@@ -38,8 +45,9 @@ import {
   WAITS_FOR_SLOT,
 } from './slots.js'
 import { Transfers } from './transfers.js'
+import { Volume } from './volume.js'
 
-const { EBADF, ECANCELED, EINTR } = constants.errno
+const { EBADF, ECANCELED, EINTR, ETIME } = constants.errno
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -52,11 +60,22 @@ const keepResolve = (resolve: (value: never) => void): void => {
   if (launching !== undefined) launching.resolve = resolve as (value: unknown) => void
 }
 
+/** What a call has beside its numbers. */
+export interface CallOptions {
+  bytes?: Uint8Array
+  /** It may also start while the queue closes. */
+  internal?: boolean
+  limits?: Limits | undefined
+}
+
 /** The operations of one queue. */
 export class Operations {
+  readonly options: EngineOptions
   readonly backend: Backend
   readonly memory: Memory
   readonly transfers: Transfers
+  readonly volume: Volume
+  readonly limits: LimitKeeper
   readonly slots: Slots = new Slots(SLOTS_MAX)
   /** Set once nothing new may start: what new operations reject with. */
   ended: (() => Error) | undefined = undefined
@@ -68,10 +87,13 @@ export class Operations {
   constructor(options: EngineOptions) {
     const deliver: Deliver = (count, slot, result) => this.#deliver(count, slot, result)
     const { backend, pairs } = startBackend(options, deliver)
+    this.options = options
     this.backend = backend
     this.#pairs = pairs
     this.memory = new Memory(backend, options.allocBytes)
     this.transfers = new Transfers(this, backend)
+    this.volume = new Volume(this)
+    this.limits = new LimitKeeper(this)
   }
 
   /** Operations under way. */
@@ -82,17 +104,22 @@ export class Operations {
   // ---- beginnings ---------------------------------------------------------------------------
 
   /** There and back. */
-  nop(): Promise<void> {
+  nop(limits?: Limits): Promise<void> {
     if (this.ended !== undefined) return rejected(this.ended())
+    if (limits !== undefined) {
+      const over = overBefore(limits, OP_NOP)
+      if (over !== undefined) return rejected(over)
+    }
     const op = this.slots.take()
     op.opcode = OP_NOP
+    if (limits !== undefined) this.limits.add(op, limits)
     return this.launch(op)
   }
 
   /**
    * One system call: resolves with its result, negative for an errno; an open's with what
-   * `takeOpened` gives and a statx's with its 256 bytes. `file` counts it as pending.
-   * `internal` ones may also start while the queue closes.
+   * `takeOpened` gives and a statx's with its 256 bytes. Rejects when it was cancelled. `file` counts
+   * it as pending.
    */
   call(
     opcode: number,
@@ -100,10 +127,26 @@ export class Operations {
     offset: number,
     length: number,
     position: number | bigint,
-    bytes?: Uint8Array,
-    internal = false,
+    options: CallOptions = {},
   ): Promise<unknown> {
+    const { internal = false, limits } = options
     if (!internal && this.ended !== undefined) return rejected(this.ended())
+    const over = overBefore(limits, opcode)
+    if (over !== undefined) return rejected(over)
+    const [op, promise] = this.record(opcode, file, offset, length, position, options)
+    this.begin(op)
+    return promise
+  }
+
+  /** The record of a call with its promise, not begun. */
+  record(
+    opcode: number,
+    file: FileState | undefined,
+    offset: number,
+    length: number,
+    position: number | bigint,
+    { bytes, limits }: CallOptions = {},
+  ): [Operation, Promise<unknown>] {
     const op = this.slots.take()
     op.kind = KIND_CALL
     op.opcode = opcode
@@ -113,7 +156,27 @@ export class Operations {
     op.position = position
     op.bytes = bytes
     if (file !== undefined) file.pending++
-    return this.launch(op)
+    if (limits !== undefined) this.limits.add(op, limits)
+    launching = op
+    return [op, new Promise<unknown>(keepResolve)]
+  }
+
+  /**
+   * A share in what others began: its promise settles when the record does, which whoever made it
+   * sees to; or earlier, by its limits.
+   */
+  share(
+    opcode: number,
+    file: FileState | undefined,
+    limits: Limits | undefined,
+  ): [Operation, Promise<void>] {
+    const op = this.slots.takeShare()
+    op.opcode = opcode
+    op.file = file
+    if (file !== undefined) file.pending++
+    if (limits !== undefined) this.limits.add(op, limits)
+    launching = op
+    return [op, new Promise<void>(keepResolve)]
   }
 
   /** Counts work on a file that is done elsewhere as under way until it settles. */
@@ -133,7 +196,7 @@ export class Operations {
   launch<T>(op: Operation): Promise<T> {
     launching = op
     const promise = new Promise<T>(keepResolve)
-    this.#startOrWait(op)
+    this.begin(op)
     return promise
   }
 
@@ -141,6 +204,7 @@ export class Operations {
 
   /** Stages the operation's next piece, or says that there is no room for it now. */
   start(op: Operation): number {
+    if (op.chain !== undefined) return startChain(this, op)
     if (op.cancelled) {
       this.finish(op, -ECANCELED)
       return OVER
@@ -153,20 +217,27 @@ export class Operations {
     if (op.kind === KIND_NOP) {
       refusal = this.backend.stageBare(OP_NOP, op.slot)
     } else if (op.kind === KIND_TRANSFER) {
-      const went = this.transfers.startPiece(op)
-      if (went !== STAGED) return went
+      return this.transfers.startPiece(op)
+    } else if (op.kind === KIND_MANY) {
+      return startMany(this, op)
     } else {
-      const handle = op.file === undefined ? 0 : op.file.handle
-      const { opcode, slot, offset, length, position, bytes } = op
-      refusal = this.backend.stage(opcode, slot, handle, 0, offset, length, position, bytes)
+      refusal = this.stageCall(op)
     }
     if (refusal !== undefined) return this.refused(op, refusal)
     op.staged = true
     return STAGED
   }
 
+  /** Stages what moves no bytes; undefined, or the number of a refusal. */
+  stageCall(op: Operation): number | undefined {
+    const { opcode, flags, slot, offset, length, position, bytes } = op
+    const handle = op.file === undefined ? 0 : op.file.handle
+    return this.backend.stage(opcode | flags, slot, handle, 0, offset, length, position, bytes)
+  }
+
+  /** The engine took it not. */
   refused(op: Operation, refusal: number): number {
-    this.settle(op, rejected(this.refusalError(op, refusal)))
+    this.fail(op, this.refusalError(op, refusal))
     return OVER
   }
 
@@ -199,12 +270,16 @@ export class Operations {
     } else {
       this.#failAll(-count)
     }
-    if (this.slots.waiting > 0) this.#admit()
+    this.admit()
   }
 
   #arrive(slot: number, result: number): void {
     const op = this.slots.bySlot[slot]
-    if (op === undefined || !op.staged) return
+    if (op === undefined) this.limits.arrive(slot)
+    else if (op.staged) this.#take(op, result)
+  }
+
+  #take(op: Operation, result: number): void {
     op.staged = false
     // A worker that a cancel takes out of a call says so with EINTR.
     if (result === -EINTR && op.cancelled) result = -ECANCELED
@@ -212,31 +287,30 @@ export class Operations {
       if (op.kind === KIND_NOP && result >= 0) this.settle(op, undefined)
       else if (op.kind === KIND_NOP) this.finish(op, result)
       else if (op.kind === KIND_CALL) this.#arriveCall(op, result)
+      else if (op.kind === KIND_MANY) arriveMany(this, op, result)
       else if (op.kind === KIND_BEHIND || op.expected > 0) this.transfers.arriveChained(op, result)
       else this.transfers.advance(op, result)
     } catch (error) {
-      this.settle(op.behind ?? op, rejected(error as Error))
+      this.fail(op.behind ?? op, error as Error)
     }
   }
 
   #arriveCall(op: Operation, result: number): void {
+    // ETIME is how a timeout says that its time has come; one that counts waits for something else.
+    if (op.opcode === OP_TIMEOUT && result === -ETIME && op.length === 0) result = 0
     if (result >= 0 && op.opcode === OP_OPENAT) this.settle(op, this.backend.takeOpened(op.slot))
     else if (result >= 0 && op.opcode === OP_STATX) this.settle(op, this.backend.takeStat(op.slot))
-    else this.settle(op, result)
-  }
-
-  /** Stages the next piece of an operation under way, or lets it wait. */
-  restart(op: Operation): void {
-    this.#startOrWait(op)
+    else this.finish(op, result)
   }
 
   /**
-   * Nothing overtakes those that wait for the same as it. What needs no memory does not wait behind
-   * what does: it may be what sets memory free (the write to a FIFO that reads wait on).
+   * Stages an operation, or the next piece of one under way, or lets it wait. Nothing overtakes those
+   * that wait for the same as it. What needs no memory does not wait behind what does: it may be what
+   * sets memory free (the write to a FIFO that reads wait on).
    */
-  #startOrWait(op: Operation): void {
+  begin(op: Operation): void {
     const { forSlot, forMemory } = this.slots
-    if (op.bounced && forMemory.head !== undefined) this.#wait(op, WAITS_FOR_MEMORY)
+    if (forMemory.head !== undefined && needsMemory(op)) this.#wait(op, WAITS_FOR_MEMORY)
     else if (op.slot < 0 && forSlot.head !== undefined) this.#wait(op, WAITS_FOR_SLOT)
     else this.#wait(op, this.start(op))
   }
@@ -244,6 +318,7 @@ export class Operations {
   /** Puts an operation where it waits, if that is what became of it. */
   #wait(op: Operation, outcome: number): void {
     if (outcome === WAITS_FOR_SLOT) {
+      if (op.chain !== undefined) this.#leaveSlots(op)
       this.slots.forSlot.push(op)
     } else if (outcome === WAITS_FOR_MEMORY) {
       this.#leaveSlots(op)
@@ -253,15 +328,16 @@ export class Operations {
 
   /** What waits for memory must not keep slots from those that need no memory. */
   #leaveSlots(op: Operation): void {
-    this.slots.unassign(op)
+    for (const member of op.chain ?? [op]) this.slots.unassign(member)
     if (op.companion === undefined) return
     this.slots.give(op.companion)
     op.companion = undefined
   }
 
   /** Stages those that waited, in their order, as far as there is room. */
-  #admit(): void {
+  admit(): void {
     const { forSlot, forMemory } = this.slots
+    if (forSlot.head === undefined && forMemory.head === undefined) return
     for (let op = forMemory.shift(); op !== undefined; op = forMemory.shift()) {
       const outcome = this.start(op)
       if (outcome === WAITS_FOR_MEMORY) {
@@ -284,28 +360,39 @@ export class Operations {
   // ---- ends ---------------------------------------------------------------------------------
 
   /** Settles with what is done when `result` is not negative, else with that errno. */
-  finish(op: Operation, result: number, syscall = syscallOf(op.opcode)): void {
-    if (op.kind === KIND_CALL) {
+  finish(op: Operation, result: number, syscall = this.syscall(op)): void {
+    if (result === -ECANCELED && op.cancelled) {
+      this.fail(op, this.limits.reason(op, bytesWrittenBy(op)))
+    } else if (op.kind === KIND_CALL && (result >= 0 || op.batch === undefined)) {
       this.settle(op, result)
     } else if (result >= 0) {
-      this.settle(op, op.kind === KIND_NOP ? undefined : op.done)
+      this.settle(op, op.kind === KIND_TRANSFER ? op.done : undefined)
     } else {
-      const bytesWritten = op.opcode === OP_WRITE ? op.done : undefined
-      const error =
-        result === -ECANCELED && op.cancelled
-          ? abortError(undefined, bytesWritten)
-          : systemError(result, syscall, { bytesWritten })
-      this.settle(op, rejected(error))
+      const { path, dest } = op
+      const bytesWritten = bytesWrittenBy(op)
+      this.fail(op, systemError(result, syscall, { path, dest, bytesWritten }))
     }
   }
 
+  /** The name of an operation in its error. */
+  syscall(op: Operation): string {
+    return op.opcode === OP_FSYNC && op.length === 1 ? 'fdatasync' : syscallOf(op.opcode)
+  }
+
+  /** Settles with an error. */
+  fail(op: Operation, error: Error): void {
+    this.settle(op, op.batch === undefined ? rejected(error) : error)
+  }
+
   settle(op: Operation, value: unknown): void {
-    const { resolve, file, companion } = op
+    const { resolve, file, companion, batch, index } = op
+    if (op.limited) this.limits.release(op)
     if (companion !== undefined) this.slots.give(companion)
     this.slots.give(op)
     if (file !== undefined && --file.pending === 0) file.onIdle?.()
     if (this.slots.pending === 0) this.onIdle?.()
-    resolve?.(value)
+    if (batch === undefined) resolve?.(value)
+    else batch.put(index, value)
   }
 
   /** The engine is gone, and with it every operation. */
@@ -317,35 +404,39 @@ export class Operations {
 
   /** Settles everything under way with an error; nothing will come for it any more. */
   #endAll(error: () => Error): void {
-    const all = [...this.slots.all()].filter((op) => op.kind !== KIND_BEHIND)
+    const all = [...this.slots.all()]
     for (const line of [this.slots.forSlot, this.slots.forMemory]) while (line.shift()) {}
-    for (const op of all) this.settle(op, rejected(error()))
+    // What one settles may have settled another: the record is another operation's then.
+    const numbers = all.map((op) => op.number)
+    for (const [at, op] of all.entries()) if (op.number === numbers[at]) this.fail(op, error())
   }
 
   /** Asks for the cancelling of what `chosen` says; each settles when the kernel has let go. */
   cancel(chosen: (op: Operation) => boolean): void {
-    for (const op of this.slots.all()) {
-      if (op.kind === KIND_BEHIND || !chosen(op)) continue
-      op.cancelled = true
+    const all = [...this.slots.all()].filter(chosen)
+    const numbers = all.map((op) => op.number)
+    for (const [at, op] of all.entries()) if (op.number === numbers[at]) this.cancelOne(op)
+    this.admit()
+  }
+
+  /**
+   * Cancels one operation, wherever it is. One that waits settles now, with the chain that it is in;
+   * `admit` is to follow, for what waited behind it.
+   */
+  cancelOne(op: Operation): void {
+    if (op.cancelled) return
+    op.cancelled = true
+    const first = op.first ?? op
+    if (first.line !== undefined) {
+      first.line.remove(first)
+      // Cancelled: it ends instead of being staged.
+      this.start(first)
+    } else if (op.kind === KIND_SHARE) {
+      this.finish(op, -ECANCELED)
+    } else {
       if (op.staged) this.backend.cancel(op.slot)
       if (op.companion?.staged) this.backend.cancel(op.companion.slot)
     }
-    this.#endWaiting()
-  }
-
-  /** Those that wait and are cancelled end now, and not behind what they wait for. */
-  #endWaiting(): void {
-    for (const line of [this.slots.forSlot, this.slots.forMemory]) {
-      const kept: Operation[] = []
-      const ended: Operation[] = []
-      for (let op = line.shift(); op !== undefined; op = line.shift()) {
-        if (op.cancelled) ended.push(op)
-        else kept.push(op)
-      }
-      for (const op of kept) line.push(op)
-      for (const op of ended) this.finish(op, -ECANCELED)
-    }
-    this.#admit()
   }
 
   /** Whether the kernel has an operation, by its name in `capabilities.operations`. */
@@ -363,11 +454,17 @@ export class Operations {
   describe(chosen: (op: Operation) => boolean): string[] {
     const counts = new Map<string, number>()
     for (const op of this.slots.all()) {
-      if (op.kind === KIND_BEHIND || !chosen(op)) continue
+      if (!chosen(op)) continue
       const name = syscallOf(op.opcode)
       counts.set(name, (counts.get(name) ?? 0) + 1)
     }
     return [...counts].map(([name, count]) => `${count} ${name}${count === 1 ? '' : 's'}`)
+  }
+
+  /** Entries of the submission queue, as the kernel made it. */
+  get entries(): number {
+    this.#capabilities ??= this.backend.capabilities() ?? undefined
+    return this.#capabilities?.entries ?? 0
   }
 
   /** Ends the engine. What is still under way rejects; true when the kernel had let go of it. */
@@ -377,4 +474,13 @@ export class Operations {
     this.#endAll(this.ended)
     return clean
   }
+}
+
+/** Whether it cannot be staged without bounce memory. */
+function needsMemory(op: Operation): boolean {
+  return op.chain === undefined ? op.bounced : op.chain.some((member) => member.bounced)
+}
+
+function bytesWrittenBy(op: Operation): number | undefined {
+  return op.opcode === OP_WRITE ? op.done : undefined
 }

@@ -4,14 +4,19 @@
  */
 import { constants, release } from 'node:os'
 import { OP_CLOSE, OP_OPENAT, OP_TIMEOUT } from './backend.js'
-import { abortError, rejected, systemError, uringError } from './errors.js'
-import { type CloseOptions, closeTimeout, File, FileState, isEndless, settled } from './file.js'
+import { type BatchResult, type SubmitOptions, submit } from './batch.js'
+import { abortError, invalidArgValue, rejected, systemError, uringError } from './errors.js'
+import { File, stateOf } from './file.js'
+import { type CloseOptions, closeTimeout, FileState, isEndless, settled } from './file-state.js'
 import { isDirect, parseFlags, parseMode, parsePath } from './flags.js'
 import { type RoundTripSummary, RoundTrips } from './histogram.js'
+import { checkLimits, type LimitOptions, type Limits } from './limits.js'
 import type { AllocBuffer } from './memory.js'
 import type { EngineStats, Opened } from './native.js'
+import type { BatchOperation } from './op.js'
 import { Operations } from './operations.js'
 import { engineOptions, type QueueOptions } from './options.js'
+import { type ReplaceOptions, replaceFile } from './replace.js'
 import {
   checkBoolean,
   checkFunction,
@@ -19,6 +24,7 @@ import {
   checkLength,
   checkOptions,
   checkSignal,
+  checkView,
 } from './validate.js'
 
 const { EMFILE, ENAMETOOLONG, ENOENT } = constants.errno
@@ -26,7 +32,7 @@ const { EMFILE, ENAMETOOLONG, ENOENT } = constants.errno
 const PATH_BYTES_MAX = 4096
 
 /** Options of {@link Queue.open}. */
-export interface OpenOptions {
+export interface OpenOptions extends LimitOptions {
   /** Permissions of a file that is made: a number or octal digits. Default 0o666. */
   mode?: number | string
   /** Bypass the page cache: O_DIRECT, open(2). Default false. */
@@ -134,21 +140,29 @@ export class Queue {
     checkOptions(options)
     const direct = options.direct ?? false
     checkBoolean(direct, 'options.direct')
+    const limits = checkLimits(options)
     const { bytes, text } = parsePath(path)
     const mode = parseMode(options.mode, 'options.mode')
-    return this.#open(bytes, text, parseFlags(flags, direct), mode)
+    return this.#open(bytes, text, parseFlags(flags, direct), mode, limits)
   }
 
-  async #open(bytes: Uint8Array, path: string, flags: number, mode: number): Promise<File> {
+  async #open(
+    bytes: Uint8Array,
+    path: string,
+    flags: number,
+    mode: number,
+    limits: Limits | undefined,
+  ): Promise<File> {
     // The engine takes no path that the kernel would not look at.
     if (bytes.length === 0) return rejected(systemError(ENOENT, 'open', { path }))
     if (bytes.length >= PATH_BYTES_MAX) return rejected(systemError(ENAMETOOLONG, 'open', { path }))
     const operations = this.#operations
-    const outcome = await operations.call(OP_OPENAT, undefined, flags >>> 0, mode, 0, bytes)
+    const options = { bytes, limits }
+    const outcome = await operations.call(OP_OPENAT, undefined, flags >>> 0, mode, 0, options)
     if (typeof outcome === 'number') return rejected(operations.failure(outcome, 'open', path))
     if (outcome === null) return rejected(systemError(EMFILE, 'open', { path }))
     const { file, fd } = outcome as Opened
-    return this.#enter(new FileState(this.#operations, file, fd, path, flags))
+    return this.#enter(new FileState(this.#operations, file, fd, path, flags), limits)
   }
 
   /**
@@ -168,11 +182,11 @@ export class Queue {
   }
 
   /** Makes a file of a state, complete with what it has to know before its first operation. */
-  async #enter(state: FileState): Promise<File> {
+  async #enter(state: FileState, limits?: Limits): Promise<File> {
     this.#files.add(state)
     state.onClosed = () => this.#files.delete(state)
     try {
-      if (state.blockBytes !== 0) await state.learnAlignment()
+      if (state.blockBytes !== 0) await state.learnAlignment(limits)
       if (this.#operations.ended !== undefined) throw this.#operations.ended()
     } catch (error) {
       await state.close()
@@ -207,21 +221,45 @@ export class Queue {
   // ---- operations without a file --------------------------------------------------------------
 
   /** The cheapest trip to the kernel and back: IORING_OP_NOP. */
-  nop(): Promise<void> {
-    return this.#operations.nop()
+  nop(options?: LimitOptions): Promise<void> {
+    return this.#operations.nop(options === undefined ? undefined : checkLimits(options))
+  }
+
+  /** `count` nops by one call, for one promise: what a trip costs without one for each. */
+  nops(count: number, options?: LimitOptions): Promise<void> {
+    checkInteger(count, 'count', 0)
+    return this.#operations.volume.nops(count, checkLimits(options))
   }
 
   /** Resolves after `ms` milliseconds, by the kernel's clock. IORING_OP_TIMEOUT. */
-  sleep(ms: number): Promise<void> {
+  sleep(ms: number, options?: LimitOptions): Promise<void> {
     checkInteger(ms, 'ms', 0, 2 ** 31 - 1)
-    return this.#sleep(ms)
+    return this.#sleep(ms, checkLimits(options))
   }
 
-  async #sleep(ms: number): Promise<void> {
-    const result = await this.#operations.call(OP_TIMEOUT, undefined, 0, 0, ms * 1e6)
-    // ETIME is how a timeout says that its time has come.
-    if (result === -constants.errno.ETIME) return
+  async #sleep(ms: number, limits: Limits | undefined): Promise<void> {
+    const result = await this.#operations.call(OP_TIMEOUT, undefined, 0, 0, ms * 1e6, { limits })
+    if (result === 0) return
     return rejected(this.#operations.failure(Number(result), 'timeout'))
+  }
+
+  /**
+   * Many operations, made by {@link op}, for one promise. Resolves when all are over with what each
+   * came to, in their order: a count of bytes, 0 where there is nothing to count, or an Error.
+   *
+   * `link` makes a chain of them, which goes to the kernel whole, in one submission, and needs a
+   * queue with as many entries, and bounce memory for all its plain buffers at once; what can never
+   * fit throws `ERR_URING_UNSUPPORTED`. A write in a chain that was short gives
+   * `ERR_URING_SHORT_WRITE`. Without `link` reads are filled and writes complete, as by
+   * {@link File.readAt} and {@link File.writeAt}. `signal` and `timeoutMs` are for each of them.
+   */
+  submit(
+    operations: readonly BatchOperation[],
+    options: SubmitOptions & { throwOnError: true },
+  ): Promise<number[]>
+  submit(operations: readonly BatchOperation[], options?: SubmitOptions): Promise<BatchResult[]>
+  submit(operations: readonly BatchOperation[], options?: SubmitOptions): Promise<BatchResult[]> {
+    return submit(this.#operations, operations, options)
   }
 
   /** Submits what is staged now: for callers who compute before they await. */
@@ -273,6 +311,44 @@ export class Queue {
       onProgress?.(done, samples)
     }
     return trips.finish(elapsedNs, concurrency)
+  }
+
+  // ---- durability ---------------------------------------------------------------------------
+
+  /**
+   * Resolves when everything that was written to the file before the call is on stable storage.
+   * All that call it in one turn share one fdatasync(2), and so do all that call it while one runs:
+   * the next one. Rejects with the errno of fdatasync(2), after which what was written may be lost.
+   */
+  commit(file: File, options?: LimitOptions): Promise<void> {
+    const state = stateOf(file)
+    const limits = checkLimits(options)
+    if (state.operations !== this.#operations) {
+      throw invalidArgValue('file', file, 'is of another queue')
+    }
+    return state.commits.commit(limits)
+  }
+
+  /**
+   * Replaces the content of a file, or makes it: whoever reads it, also after a crash, finds all of
+   * the old or all of the new. Writes a temporary file beside it, fsync(2)s it, renames it, and
+   * fsync(2)s the folder. Links are followed; permissions are kept, and the owner where that is
+   * allowed. On an error the temporary file is gone, and the old content is there unless only the last
+   * step failed. (A process that is killed can leave a temporary file, `.*.tmp`.) Linux 5.11.
+   */
+  replaceFile(
+    path: string | Buffer | Uint8Array | URL,
+    data: string | NodeJS.ArrayBufferView,
+    options: ReplaceOptions = {},
+  ): Promise<void> {
+    const parsed = parsePath(path)
+    const bytes = typeof data === 'string' ? Buffer.from(data) : data
+    checkView(bytes, 'data')
+    checkOptions(options)
+    const { mode } = options
+    const permissions = mode === undefined ? undefined : parseMode(mode, 'options.mode')
+    const limits = checkLimits(options)
+    return replaceFile(this.#operations, parsed, bytes, permissions, limits)
   }
 
   // ---- looking in ---------------------------------------------------------------------------

@@ -2,7 +2,10 @@
  * The records of operations under way, the slots they are known by in the engine, and the FIFO of
  * those that wait. Pure bookkeeping: nothing here is staged or settled.
  */
-import type { FileState } from './file.js'
+import type { Batch } from './batch.js'
+import type { FileState } from './file-state.js'
+import type { Watch } from './limits.js'
+import type { ManyPart } from './many.js'
 
 /** How an operation goes on when its completion comes. */
 export const KIND_NOP = 0
@@ -12,6 +15,10 @@ export const KIND_TRANSFER = 1
 export const KIND_CALL = 2
 /** The fdatasync linked behind the last piece of a write; `behind` is that write. */
 export const KIND_BEHIND = 3
+/** A part of many operations that are staged by one call. */
+export const KIND_MANY = 4
+/** Shares in something that others began: it has no slot and is never staged. */
+export const KIND_SHARE = 5
 
 /** What became of trying to stage: it is, it has to wait, it is settled already. */
 export const STAGED = 0
@@ -29,13 +36,35 @@ export const SLOTS_MAX = 1 << 16
 export class Operation {
   kind = KIND_NOP
   opcode = 0
+  /** How often the record had been used: tells an operation from the next one in its record. */
+  number = 0
   /** Its name in the engine; -1 while it waits for one. */
   slot = -1
   /** Whether the engine has it now. */
   staged = false
-  /** Whether it is to be cancelled; one that waits ends when its turn comes. */
+  /** Whether it is under way: called for and not settled. */
+  busy = false
+  /** Whether it is to be cancelled, and whether that is because its time was up. */
   cancelled = false
+  late = false
   resolve: ((value: unknown) => void) | undefined = undefined
+  /** In place of a promise: the batch that it belongs to, and its place there. */
+  batch: Batch | undefined = undefined
+  index = 0
+  /** Of the first member of a chain: all members. Of every member: the first. */
+  chain: readonly Operation[] | undefined = undefined
+  first: Operation | undefined = undefined
+  /** Flags beside the opcode. */
+  flags = 0
+  /** Whether a signal or a deadline watches over it; then those, and its places with them. */
+  limited = false
+  watch: Watch | undefined = undefined
+  watchNext: Operation | undefined = undefined
+  watchPrevious: Operation | undefined = undefined
+  /** When its time is up, by performance.now(); what was given; its place in the heap. */
+  deadline = 0
+  timeoutMs = 0
+  heapIndex = -1
   file: FileState | undefined = undefined
   /** Transfers: the caller's memory, as bytes when it is to be copied. */
   view: ArrayBufferView | undefined = undefined
@@ -55,6 +84,11 @@ export class Operation {
   /** Calls: the offset argument, and the path. */
   offset = 0
   bytes: Uint8Array | undefined = undefined
+  /** Calls: paths for the error. */
+  path: string | undefined = undefined
+  dest: string | undefined = undefined
+  /** Many: which, and where their results go. */
+  many: ManyPart | undefined = undefined
   /** Whether an fdatasync goes behind the last piece, and the record that carries it. */
   datasync = false
   companion: Operation | undefined = undefined
@@ -63,11 +97,13 @@ export class Operation {
   /** Completions of a chain that are still to come, and what came of this member of it. */
   expected = 0
   outcome = 0
-  /** In the FIFO of those that wait, the next. */
+  /** The FIFO that it waits in, and its neighbours there. */
+  line: Line | undefined = undefined
   next: Operation | undefined = undefined
+  previous: Operation | undefined = undefined
 }
 
-/** Records that wait, first come first served. */
+/** Records that wait, first come first served. Each can leave in between. */
 export class Line {
   head: Operation | undefined = undefined
   length = 0
@@ -76,28 +112,41 @@ export class Line {
   /** Puts a record at the end. */
   push(op: Operation): void {
     this.length++
+    op.line = this
+    op.previous = this.#tail
     if (this.#tail === undefined) this.head = op
     else this.#tail.next = op
     this.#tail = op
   }
 
-  /** Takes the first. */
-  shift(): Operation | undefined {
-    const op = this.head
-    if (op === undefined) return undefined
-    this.length--
-    this.head = op.next
-    op.next = undefined
-    if (this.head === undefined) this.#tail = undefined
-    return op
-  }
-
   /** Puts a record before all others. */
   unshift(op: Operation): void {
     this.length++
+    op.line = this
     op.next = this.head
+    if (this.head === undefined) this.#tail = op
+    else this.head.previous = op
     this.head = op
-    this.#tail ??= op
+  }
+
+  /** Takes the first. */
+  shift(): Operation | undefined {
+    const op = this.head
+    if (op !== undefined) this.remove(op)
+    return op
+  }
+
+  /** Takes one that is in it. */
+  remove(op: Operation): void {
+    const { next, previous } = op
+    if (previous === undefined) this.head = next
+    else previous.next = next
+    if (next === undefined) this.#tail = previous
+    else next.previous = previous
+    this.length--
+    op.line = undefined
+    op.next = undefined
+    op.previous = undefined
   }
 }
 
@@ -119,12 +168,18 @@ export class Slots {
     this.#max = max
   }
 
+  /** Records that share in what others began. */
+  readonly #shares = new Set<Operation>()
+
   /** A record with every field as it is made. It has a slot unless it will have to wait for one. */
   take(): Operation {
     this.pending++
-    return this.#spare.length > 0 && this.forSlot.head === undefined
-      ? (this.#spare.pop() as Operation)
-      : this.#takeOther()
+    const op =
+      this.#spare.length > 0 && this.forSlot.head === undefined
+        ? (this.#spare.pop() as Operation)
+        : this.#takeOther()
+    op.busy = true
+    return op
   }
 
   #takeOther(): Operation {
@@ -136,13 +191,27 @@ export class Slots {
     return bare
   }
 
+  /** A record of {@link KIND_SHARE}. */
+  takeShare(): Operation {
+    this.pending++
+    const op = this.#bare.pop() ?? new Operation()
+    op.busy = true
+    op.kind = KIND_SHARE
+    this.#shares.add(op)
+    return op
+  }
+
   /** Gives a record and all it refers to back. It keeps its slot, for the next to take. */
   give(op: Operation): void {
     this.pending--
+    op.number++
+    op.busy = false
     op.staged = false
     op.cancelled = false
     op.resolve = undefined
+    if (op.kind === KIND_SHARE) this.#shares.delete(op)
     if (op.kind !== KIND_NOP) clear(op)
+    if (op.batch !== undefined) clearBatch(op)
     if (op.slot >= 0) this.#spare.push(op)
     else this.#bare.push(op)
   }
@@ -179,12 +248,15 @@ export class Slots {
     return this.forSlot.length + this.forMemory.length
   }
 
-  /** Every record under way, once. */
+  /** Every record under way, once; companions are not told of. */
   *all(): Generator<Operation> {
-    for (const op of this.bySlot) if (op.resolve !== undefined || op.behind !== undefined) yield op
+    for (const op of this.bySlot) if (op.busy && op.kind !== KIND_BEHIND) yield op
     for (const line of [this.forSlot, this.forMemory]) {
-      for (let op = line.head; op !== undefined; op = op.next) if (op.slot < 0) yield op
+      for (let op = line.head; op !== undefined; op = op.next) {
+        for (const member of op.chain ?? [op]) if (member.slot < 0) yield member
+      }
     }
+    yield* this.#shares
   }
 }
 
@@ -202,9 +274,20 @@ function clear(op: Operation): void {
   op.position = 0
   op.offset = 0
   op.bytes = undefined
+  op.path = undefined
+  op.dest = undefined
+  op.many = undefined
   op.datasync = false
   op.companion = undefined
   op.behind = undefined
   op.expected = 0
   op.outcome = 0
+}
+
+function clearBatch(op: Operation): void {
+  op.batch = undefined
+  op.index = 0
+  op.chain = undefined
+  op.first = undefined
+  op.flags = 0
 }

@@ -18,9 +18,12 @@ import {
   TAKE_BUFFER_GONE,
   TAKE_ERRNO,
   TAKE_LIMIT,
+  TAKE_TOO_LONG,
 } from './backend.js'
+import { endOfMember } from './batch.js'
 import { internalError, rejected, systemError, uringError } from './errors.js'
-import type { FileState } from './file.js'
+import type { FileState } from './file-state.js'
+import { type Limits, overBefore } from './limits.js'
 import type { Operations } from './operations.js'
 import {
   KIND_BEHIND,
@@ -36,6 +39,9 @@ const { EBADF, ECANCELED, EIO } = constants.errno
 const IN_PLACE_PIECE_BYTES = 0x7ffff000
 /** Most bytes that are bounced at once: longer transfers go in pieces. */
 const BOUNCE_PIECE_BYTES = 1 << 20
+/** The smallest chunk, and the largest that is of a power of two. `crates/core/src/arena.rs`. */
+const PAGE_BYTES = 4096
+const LARGEST_SLAB_BYTES = 4 << 20
 /** Results of `bytesAt` from this length on are given away instead of copied. */
 const RESULT_BYTES_MIN = 128 << 10
 
@@ -51,7 +57,10 @@ export class Transfers {
     this.#backend = backend
   }
 
-  /** Moves `length` bytes between the file at `position` and the view; resolves with how many. */
+  /**
+   * Moves `length` bytes between the file at `position` and the view; resolves with how many. An
+   * `internal` one may also start while the queue closes.
+   */
   transfer(
     opcode: number,
     file: FileState,
@@ -59,18 +68,38 @@ export class Transfers {
     length: number,
     position: number | bigint,
     datasync: boolean,
+    limits?: Limits,
+    internal = false,
   ): Promise<number> {
     if (file.closed) return rejected(systemError(EBADF, syscallOf(opcode)))
     const operations = this.#operations
-    if (operations.ended !== undefined) return rejected(operations.ended())
+    if (operations.ended !== undefined && !internal) return rejected(operations.ended())
+    if (limits !== undefined) {
+      const over = overBefore(limits, opcode, opcode === OP_WRITE ? 0 : undefined)
+      if (over !== undefined) return rejected(over)
+    }
     const op = operations.slots.take()
     op.kind = KIND_TRANSFER
     op.opcode = opcode
+    op.datasync = datasync
+    this.aim(op, file, view, length, position)
+    file.pending++
+    if (limits !== undefined) operations.limits.add(op, limits)
+    return operations.launch(op)
+  }
+
+  /** Says what a record moves, and whether it does so in place. */
+  aim(
+    op: Operation,
+    file: FileState,
+    view: ArrayBufferView,
+    length: number,
+    position: number | bigint,
+  ): void {
     op.file = file
     op.length = length
     op.position = position
-    op.datasync = datasync
-    const chunk = operations.memory.chunkOf(view)
+    const chunk = this.#operations.memory.chunkOf(view)
     const base = chunk === 0 ? 0 : view.byteOffset
     if (chunk !== 0 && (file.blockBytes === 0 || isAligned(file, base, length, position))) {
       op.chunk = chunk
@@ -80,12 +109,15 @@ export class Transfers {
       op.bounced = true
       op.view = asBytes(view)
     }
-    file.pending++
-    return operations.launch(op)
   }
 
   /** Reads into memory of its own; resolves with as many bytes as there were. */
-  async bytes(file: FileState, length: number, position: number | bigint): Promise<Buffer> {
+  async bytes(
+    file: FileState,
+    length: number,
+    position: number | bigint,
+    limits?: Limits,
+  ): Promise<Buffer> {
     const chunk =
       length < RESULT_BYTES_MIN || this.#operations.ended !== undefined || file.closed
         ? 0
@@ -94,7 +126,7 @@ export class Transfers {
     const target = buffer ?? Buffer.allocUnsafeSlow(length)
     let count: number
     try {
-      count = await this.transfer(OP_READ, file, target, length, position, false)
+      count = await this.transfer(OP_READ, file, target, length, position, false, limits)
     } catch (error) {
       if (buffer !== undefined) this.#operations.memory.letGo(buffer)
       throw error
@@ -126,46 +158,12 @@ export class Transfers {
 
   /** Stages the next piece, or says that there is no room for it now. */
   startPiece(op: Operation): number {
-    const file = op.file as FileState
-    const remaining = op.length - op.done
-    let position = op.done === 0 ? op.position : moved(op.position, op.done)
-    let piece: number
-    let offset: number
-    if (op.bounced) {
-      piece = Math.min(remaining, BOUNCE_PIECE_BYTES)
-      if (file.blockBytes !== 0 && op.opcode === OP_READ) {
-        // A direct read has to begin and end on blocks: read those around what was asked for.
-        const block = file.blockBytes
-        op.lead = remainder(position, block)
-        position = moved(position, -op.lead)
-        piece = Math.min(Math.ceil((op.lead + piece) / block) * block, BOUNCE_PIECE_BYTES)
-      }
-      offset = 0
-      const chunk =
-        op.opcode === OP_WRITE
-          ? this.#backend.take(POOL_BOUNCE, piece, op.view as Uint8Array, op.done)
-          : this.#backend.take(POOL_BOUNCE, piece)
-      if (chunk <= 0) return this.#noChunk(op, chunk)
-      op.chunk = chunk
-      this.bouncedBytes += piece
-    } else {
-      piece = Math.min(remaining, IN_PLACE_PIECE_BYTES)
-      offset = op.base + op.done
-    }
-    op.piece = piece
-    const chained = op.datasync && op.done + piece === op.length
-    const opcode = chained ? op.opcode | FLAG_LINK : op.opcode
-    const refusal = this.#backend.stage(
-      opcode,
-      op.slot,
-      file.handle,
-      op.chunk,
-      offset,
-      piece,
-      position,
-    )
+    const prepared = this.prepare(op)
+    if (prepared !== STAGED) return prepared
+    const chained = op.datasync && op.done + op.piece === op.length
+    const refusal = this.stage(op, (chained ? op.opcode | FLAG_LINK : op.opcode) | op.flags)
     if (refusal !== undefined) {
-      if (op.bounced) this.#returnChunk(op)
+      this.letGo(op)
       return this.#operations.refused(op, refusal)
     }
     op.staged = true
@@ -174,6 +172,87 @@ export class Transfers {
       this.#stageBehind(op)
     }
     return STAGED
+  }
+
+  /** Decides on the next piece and takes the memory that it is bounced through. */
+  prepare(op: Operation): number {
+    const remaining = op.length - op.done
+    if (!op.bounced) {
+      op.piece = Math.min(remaining, IN_PLACE_PIECE_BYTES)
+      return STAGED
+    }
+    const file = op.file as FileState
+    // A chain cannot go on after a piece; and between the pieces of an append others would append.
+    const whole = op.first !== undefined || (file.append && op.opcode === OP_WRITE)
+    const most = whole ? IN_PLACE_PIECE_BYTES : BOUNCE_PIECE_BYTES
+    let piece = Math.min(remaining, most)
+    if (file.blockBytes !== 0 && op.opcode === OP_READ) {
+      // A direct read has to begin and end on blocks: read those around what was asked for.
+      const block = file.blockBytes
+      op.lead = remainder(moved(op.position, op.done), block)
+      piece = Math.min(Math.ceil((op.lead + piece) / block) * block, most)
+    }
+    let chunk = this.#takeChunk(op, piece)
+    if (chunk === TAKE_TOO_LONG && op.first === undefined && piece > BOUNCE_PIECE_BYTES) {
+      piece = BOUNCE_PIECE_BYTES
+      chunk = this.#takeChunk(op, piece)
+    }
+    if (chunk <= 0) return this.#noChunk(op, chunk)
+    op.chunk = chunk
+    op.piece = piece
+    this.bouncedBytes += piece
+    return STAGED
+  }
+
+  #takeChunk(op: Operation, bytes: number): number {
+    return op.opcode === OP_WRITE
+      ? this.#backend.take(POOL_BOUNCE, bytes, op.view as Uint8Array, op.done)
+      : this.#backend.take(POOL_BOUNCE, bytes)
+  }
+
+  /** Stages the piece that was prepared; a refusal leaves it prepared. */
+  stage(op: Operation, opcode: number): number | undefined {
+    const { slot, file, chunk, done, lead, piece } = op
+    const position = done === 0 ? op.position : moved(op.position, done)
+    return this.#backend.stage(
+      opcode,
+      slot,
+      (file as FileState).handle,
+      chunk,
+      op.bounced ? 0 : op.base + done,
+      piece,
+      lead === 0 ? position : moved(position, -lead),
+    )
+  }
+
+  /** Gives back what was prepared and will not be staged. */
+  letGo(op: Operation): void {
+    if (op.bounced && op.chunk !== 0) this.#returnChunk(op)
+  }
+
+  /**
+   * Refuses a chain whose members, copied all at once, need more bounce memory than there can ever
+   * be. Chunks are of powers of two from a page on, those of one size in slabs of their own.
+   */
+  checkChain(lengths: readonly number[]): void {
+    const { bounceBytes, slabBytes } = this.#operations.options
+    const slab = 2 ** Math.floor(Math.log2(Math.min(slabBytes, bounceBytes)))
+    const ofSize = new Map<number, number>()
+    let needed = 0
+    for (const length of lengths) {
+      const pages = Math.ceil(length / PAGE_BYTES) * PAGE_BYTES
+      const size =
+        length > LARGEST_SLAB_BYTES
+          ? pages
+          : 2 ** Math.ceil(Math.log2(Math.max(length, PAGE_BYTES)))
+      if (size > slab) needed += size
+      else ofSize.set(size, (ofSize.get(size) ?? 0) + 1)
+    }
+    for (const [size, count] of ofSize) needed += Math.ceil((size * count) / slab) * slab
+    if (needed <= bounceBytes) return
+    const feature = 'A chain that copies so much at once'
+    const needs = `bounceBytes of ${needed}, or buffers from alloc()`
+    throw uringError('ERR_URING_UNSUPPORTED', { feature, needs })
   }
 
   /** Stages the fdatasync of a write; the file is open and the slot is free, so it is taken. */
@@ -189,9 +268,9 @@ export class Transfers {
 
   #noChunk(op: Operation, answer: number): number {
     if (answer === TAKE_LIMIT) return WAITS_FOR_MEMORY
-    if (answer === TAKE_BUFFER_GONE) this.#operations.settle(op, rejected(this.bufferGone(op)))
+    if (answer === TAKE_BUFFER_GONE) this.#operations.fail(op, this.bufferGone(op))
     else if (answer < TAKE_ERRNO) this.#operations.finish(op, answer - TAKE_ERRNO)
-    else this.#operations.settle(op, rejected(internalError(`no bounce memory (${answer})`)))
+    else this.#operations.fail(op, internalError(`no bounce memory (${answer})`))
     return OVER
   }
 
@@ -211,7 +290,7 @@ export class Transfers {
     }
     op.staged = false
     const synced = (op.companion as Operation).outcome
-    if (op.bounced && op.chunk !== 0) this.#returnChunk(op)
+    this.letGo(op)
     if (op.outcome < 0 || op.done + op.outcome < op.length) {
       // Failed, or short: that broke the link, and nothing was synced. A short write goes on.
       this.advance(op, op.outcome)
@@ -227,14 +306,15 @@ export class Transfers {
   /** A piece is over with `result`: takes what it brought, and settles or goes on. */
   advance(op: Operation, result: number): void {
     if (result < 0) {
-      if (op.bounced && op.chunk !== 0) this.#returnChunk(op)
+      this.letGo(op)
       this.#operations.finish(op, result)
       return
     }
     const count = op.opcode === OP_READ ? this.#takeRead(op, result) : this.#takeWritten(op, result)
     if (count < 0) return
     op.done += count
-    if (op.done === op.length) this.#operations.finish(op, 0)
+    if (op.first !== undefined) this.#operations.settle(op, endOfMember(op, op.done))
+    else if (op.done === op.length) this.#operations.finish(op, 0)
     else if (count === 0 && op.opcode === OP_WRITE) this.#operations.finish(op, -EIO)
     else if (op.opcode === OP_READ && this.#isEnd(op, result)) this.#operations.finish(op, 0)
     else this.#goOn(op)
@@ -253,12 +333,12 @@ export class Transfers {
       refusal === REFUSED_BUFFER_GONE
         ? this.bufferGone(op)
         : this.#operations.refusalError(op, refusal)
-    this.#operations.settle(op, rejected(error))
+    this.#operations.fail(op, error)
     return -1
   }
 
   #takeWritten(op: Operation, result: number): number {
-    if (op.bounced && op.chunk !== 0) this.#returnChunk(op)
+    this.letGo(op)
     return result
   }
 
@@ -277,16 +357,16 @@ export class Transfers {
   #goOn(op: Operation): void {
     const file = op.file as FileState
     if (op.opcode === OP_READ && file.fills === undefined) {
-      const { resolve } = op
+      const { number } = op
       void file.learn().then(() => {
         // The queue may have failed meanwhile, and the record be somebody else's.
-        if (op.resolve !== resolve) return
+        if (op.number !== number) return
         if (op.cancelled) this.#operations.finish(op, -ECANCELED)
-        else if (file.fills) this.#operations.restart(op)
+        else if (file.fills) this.#operations.begin(op)
         else this.#operations.finish(op, 0)
       })
     } else {
-      this.#operations.restart(op)
+      this.#operations.begin(op)
     }
   }
 

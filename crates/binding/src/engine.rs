@@ -210,6 +210,12 @@ impl Engine {
         self.with(|core| core.take_stat(slot)).flatten().map(Buffer::from)
     }
 
+    /// Whether the operation at `slot` is staged and the kernel has not got it.
+    #[napi]
+    pub fn is_staged(&self, slot: u32) -> bool {
+        self.with(|core| core.is_staged(slot)).unwrap_or(false)
+    }
+
     /// `queue.ref()` (true) and `queue.unref()` (false).
     #[napi]
     pub fn set_wanted(&self, wanted: bool) {

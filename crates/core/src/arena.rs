@@ -116,6 +116,18 @@ impl Address {
     pub const fn is_empty(self) -> bool {
         self.length_bytes == 0
     }
+
+    /// A part of it, or `None` when that leaves it.
+    #[inline]
+    #[must_use]
+    pub fn part(self, offset_bytes: usize, length_bytes: usize) -> Option<Self> {
+        if offset_bytes.checked_add(length_bytes)? > self.length_bytes {
+            return None;
+        }
+        // SAFETY: the offset is inside the memory that `self` names, or one past its end.
+        let start = unsafe { self.start.add(offset_bytes) };
+        Some(Self { start, length_bytes })
+    }
 }
 
 /// Memory from mmap, unmapped when the last reference goes: the arena's, or that of a buffer that

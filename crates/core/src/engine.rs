@@ -5,6 +5,8 @@
 //! for no longer than it is told.
 
 mod end;
+mod many;
+mod order;
 mod stage;
 mod turn;
 
@@ -19,6 +21,9 @@ use crate::in_flight::{InFlight, Payload};
 use crate::reaper::Reaper;
 use crate::ring::{Capabilities, Ring, Setup};
 
+use order::Order;
+
+pub use many::ManyRequest;
 pub use turn::InlinePolicy;
 
 /// Completions handed over at once.
@@ -119,6 +124,9 @@ pub struct Engine {
     inline: InlinePolicy,
     /// Slots of operations checked and waiting for the next submission, oldest first.
     staged: VecDeque<u32>,
+    /// Quiet operations, which go before them.
+    urgent: VecDeque<u32>,
+    order: Order,
     /// user_data of operations to cancel, the next one last; they go before everything staged.
     cancels: VecDeque<u64>,
     /// Slots that are over without the kernel: cancelled before submission. They are free, and what
@@ -132,6 +140,7 @@ pub struct Engine {
     round: u32,
     turn_started: Option<Instant>,
     inline_bytes_turn: u32,
+    many_started: Option<Instant>,
     refused: u32,
     readable: bool,
     life: Life,
@@ -174,6 +183,8 @@ impl Engine {
             in_flight: InFlight::default(),
             inline: options.inline,
             staged: VecDeque::with_capacity(256),
+            urgent: VecDeque::new(),
+            order: Order::default(),
             cancels: VecDeque::new(),
             ready: Vec::new(),
             out: Vec::with_capacity(BATCH_MAX),
@@ -182,6 +193,7 @@ impl Engine {
             round: 0,
             turn_started: None,
             inline_bytes_turn: 0,
+            many_started: None,
             refused: 0,
             readable: false,
             life: Life::Running,
@@ -251,6 +263,15 @@ impl Engine {
         }
     }
 
+    /// Takes what became of each of many that were staged at `slot`, by [`Self::stage_many`].
+    #[must_use]
+    pub fn take_counts(&mut self, slot: u32) -> Option<Vec<i32>> {
+        match self.in_flight.take_payload(slot) {
+            Some(Payload::Counts(counts)) => Some(counts),
+            _ => None,
+        }
+    }
+
     // ---- looking in ---------------------------------------------------------------------------
 
     /// The arena, for taking and giving back chunks.
@@ -284,10 +305,16 @@ impl Engine {
         self.life == Life::Running && (!self.in_flight.is_empty() || !self.ready.is_empty())
     }
 
-    /// Operations staged or with the kernel.
+    /// Operations staged or with the kernel. Many under one slot count as one.
     #[must_use]
     pub const fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// Whether the operation at `slot` is staged and the kernel has not got it.
+    #[must_use]
+    pub fn is_staged(&self, slot: u32) -> bool {
+        self.in_flight.is_staged(slot)
     }
 
     /// Counters.

@@ -3,6 +3,8 @@
 //!
 //! The one place where an [`Sqe`] is made, so that nothing reaches the kernel that is not held here.
 
+mod many;
+
 use std::ffi::CString;
 use std::os::fd::{IntoRawFd, OwnedFd};
 
@@ -12,8 +14,11 @@ use io_uring::types::Timespec;
 
 use crate::arena::{Arena, ChunkId};
 use crate::files::{FileHandle, Files};
-use crate::operation::Prepared;
+use crate::operation::{DRAIN, HARDLINK, LINK, Prepared, QUIET};
 use crate::ring::own_descriptor;
+
+use many::Table;
+pub use many::{Budget, Lengths, Many};
 
 /// Most slots: operations at once in one queue, waiting ones aside.
 pub const SLOTS_MAX: u32 = 1 << 20;
@@ -75,11 +80,18 @@ pub enum Payload {
         /// owner's back.
         buffer: Vec<u64>,
     },
-    /// A timeout's duration.
+    /// A timeout's duration, or its end.
     Timeout {
         /// Read by the kernel.
-        _duration: Box<Timespec>,
+        _time: Box<Timespec>,
     },
+    /// Paths that nothing is left of.
+    Paths {
+        /// Read by the kernel.
+        _paths: Vec<CString>,
+    },
+    /// What became of each of many: bytes, or a negated errno.
+    Counts(Vec<i32>),
     /// The descriptor that a close is about to end.
     Closing(OwnedFd),
 }
@@ -109,6 +121,8 @@ enum State {
     Submitted,
     /// As `Submitted`, cut off from the chain it was linked into: it may have run out of order.
     CutOff,
+    /// Stands for many, of which some may be with the kernel.
+    Many(u16),
 }
 
 struct Slot {
@@ -116,6 +130,10 @@ struct Slot {
     state: State,
     /// Whether the chain that it is a member of goes on behind it.
     linked: bool,
+    /// Whether it waits for all that was staged before it.
+    drain: bool,
+    /// Whether it does not keep the event loop alive.
+    quiet: bool,
     /// Bytes that the submitting thread would copy for it.
     inline_bytes: u32,
     held: Held,
@@ -150,12 +168,14 @@ pub struct Waiting {
     pub doomed: bool,
     /// The chain that it is a member of goes on behind it.
     pub linked: bool,
+    /// It waits for all that was staged before it.
+    pub drain: bool,
     /// Bytes that the submitting thread would copy for it inside enter.
     pub inline_bytes: u32,
 }
 
 /// What became of a cancel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cancelling {
     /// The slot has no operation.
     Nothing,
@@ -163,6 +183,13 @@ pub enum Cancelling {
     Doomed,
     /// The kernel has to be asked.
     Ask(Target),
+    /// The kernel has to be asked for each of many; `over` when it has none of them.
+    Many {
+        /// Those that it has.
+        targets: Vec<Target>,
+        /// The slot can be ended at once.
+        over: bool,
+    },
 }
 
 /// An operation that the kernel has, as a cancel names it.
@@ -178,7 +205,12 @@ pub struct Target {
 #[derive(Default)]
 pub struct InFlight {
     slots: Vec<Slot>,
+    /// Slots in use by operations that are waited for, and by quiet ones.
     busy: u32,
+    quiet: u32,
+    /// Operations that are waited for and that the kernel has; those of many aside.
+    with_kernel: u32,
+    many: Table,
 }
 
 impl InFlight {
@@ -195,6 +227,8 @@ impl InFlight {
                 generation: 0,
                 state: State::Free,
                 linked: false,
+                drain: false,
+                quiet: false,
                 inline_bytes: 0,
                 held: Held::default(),
                 sqe: Sqe::default(),
@@ -211,17 +245,19 @@ impl InFlight {
     #[inline(always)]
     #[allow(clippy::inline_always)] // Or the SQE is moved through memory twice: 15 ns of a nop.
     pub fn launch(&mut self, slot: u32, prepared: Prepared) {
-        let Prepared { entry, held, linked, inline_bytes } = prepared;
+        let Prepared { entry, held, flags, inline_bytes } = prepared;
         let place = &mut self.slots[slot as usize];
         assert!(place.state == State::Free, "a slot carries one operation");
         place.generation = place.generation.wrapping_add(1);
         place.state = State::Staged;
-        place.linked = linked;
+        place.linked = flags & (LINK | HARDLINK) != 0;
+        place.drain = flags & DRAIN != 0;
+        place.quiet = flags & QUIET != 0;
         place.inline_bytes = inline_bytes;
         place.held = held;
         place.sqe.0 = entry;
         place.sqe.0.set_user_data(u64::from(place.generation) << 32 | u64::from(slot));
-        self.busy += 1;
+        *if place.quiet { &mut self.quiet } else { &mut self.busy } += 1;
     }
 
     /// The SQE of a staged operation, on its way into the submission queue.
@@ -230,6 +266,7 @@ impl InFlight {
         let place = &mut self.slots[slot as usize];
         debug_assert_eq!(place.state, State::Staged);
         place.state = State::Submitted;
+        self.with_kernel += u32::from(!place.quiet);
         if to_worker {
             let sqe = std::mem::take(&mut place.sqe);
             place.sqe = Sqe(sqe.0.flags(squeue::Flags::ASYNC));
@@ -245,8 +282,26 @@ impl InFlight {
         Waiting {
             doomed: place.state == State::Doomed,
             linked: place.linked,
+            drain: place.drain,
             inline_bytes: place.inline_bytes,
         }
+    }
+
+    /// Whether the operation at `slot` is staged and not yet submitted.
+    #[must_use]
+    pub fn is_staged(&self, slot: u32) -> bool {
+        self.slots
+            .get(slot as usize)
+            .is_some_and(|place| matches!(place.state, State::Staged | State::Doomed))
+    }
+
+    /// Whether the kernel has this very operation.
+    #[must_use]
+    pub fn has(&self, user_data: u64) -> bool {
+        self.slots.get(user_data as u32 as usize).is_some_and(|place| {
+            matches!(place.state, State::Submitted | State::CutOff)
+                && u64::from(place.generation) == user_data >> 32
+        })
     }
 
     /// The chain ends with the staged operation at `slot`: what was to follow will not.
@@ -270,6 +325,7 @@ impl InFlight {
                 Cancelling::Doomed
             }
             State::Submitted | State::CutOff => Cancelling::Ask(place.target(slot)),
+            State::Many(number) => self.cancel_many(number),
         }
     }
 
@@ -287,7 +343,9 @@ impl InFlight {
         if user_data == CONTROL {
             return Arrived::Control;
         }
-        let Some(place) = self.slots.get(slot as usize) else { return Arrived::Stale };
+        let Some(place) = self.slots.get(slot as usize) else {
+            return self.arrive_of_many(user_data, result, arena, files);
+        };
         let submitted = matches!(place.state, State::Submitted | State::CutOff);
         if !submitted || u64::from(place.generation) != user_data >> 32 {
             return Arrived::Stale;
@@ -313,8 +371,12 @@ impl InFlight {
     #[inline]
     pub fn end(&mut self, slot: u32, result: i32, arena: &mut Arena, files: &mut Files) {
         let place = &mut self.slots[slot as usize];
+        let quiet = place.quiet;
+        if matches!(place.state, State::Submitted | State::CutOff) && !quiet {
+            self.with_kernel -= 1;
+        }
         place.state = State::Free;
-        self.busy -= 1;
+        *if quiet { &mut self.quiet } else { &mut self.busy } -= 1;
         if let Some(chunk) = place.held.chunk.take() {
             arena.unhold(chunk);
         }
@@ -332,18 +394,32 @@ impl InFlight {
         place.held.payload.take().map(|payload| *payload)
     }
 
-    /// Operations staged or with the kernel.
+    /// Operations staged or with the kernel, quiet ones aside. Many under one slot count as one.
     #[inline]
     #[must_use]
     pub const fn len(&self) -> usize {
         self.busy as usize
     }
 
-    /// Whether nothing is staged or with the kernel.
+    /// Whether nothing is staged or with the kernel but quiet operations.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.busy == 0
+    }
+
+    /// Quiet operations, staged or with the kernel.
+    #[inline]
+    #[must_use]
+    pub const fn quiet(&self) -> usize {
+        self.quiet as usize
+    }
+
+    /// Single operations that the kernel has, quiet ones aside.
+    #[inline]
+    #[must_use]
+    pub const fn with_kernel(&self) -> usize {
+        self.with_kernel as usize
     }
 
     /// Every operation that is with the kernel.
@@ -352,12 +428,19 @@ impl InFlight {
             .zip(&self.slots)
             .filter(|(_, place)| matches!(place.state, State::Submitted | State::CutOff))
             .map(|(slot, place)| place.target(slot))
+            .chain(self.many.targets())
+    }
+
+    /// The operation at `slot`, as a cancel names it. It is with the kernel.
+    #[must_use]
+    pub fn target(&self, slot: u32) -> Target {
+        self.slots[slot as usize].target(slot)
     }
 
     /// Keeps everything for ever: the kernel still holds it.
     pub fn leak(&mut self) {
         std::mem::forget(std::mem::take(&mut self.slots));
-        self.busy = 0;
+        (self.busy, self.quiet, self.with_kernel) = (0, 0, 0);
     }
 }
 
@@ -377,89 +460,11 @@ impl Payload {
                 None
             }
             Self::Stat { .. } if result == 0 => Some(self),
+            Self::Counts(_) => Some(self),
             _ => None,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::arena::ArenaOptions;
-
-    fn launch_holding(in_flight: &mut InFlight, slot: u32, held: Held) -> u64 {
-        let entry = opcode::Nop::new().build();
-        in_flight.launch(slot, Prepared { entry, held, linked: false, inline_bytes: 0 });
-        in_flight.submit(slot, false).entry().get_user_data()
-    }
-
-    fn launch(in_flight: &mut InFlight, slot: u32) -> u64 {
-        assert!(in_flight.is_free(slot));
-        launch_holding(in_flight, slot, Held::default())
-    }
-
-    #[test]
-    fn a_completion_of_an_old_generation_or_an_unknown_slot_is_stale() {
-        let mut arena = Arena::new(ArenaOptions::default());
-        let mut files = Files::default();
-        let mut in_flight = InFlight::default();
-        let first = launch(&mut in_flight, 3);
-        let arrive = |f: &mut InFlight, data, arena: &mut Arena, files: &mut Files| {
-            f.arrive(data, 1, false, arena, files)
-        };
-        assert_eq!(arrive(&mut in_flight, first, &mut arena, &mut files), Arrived::Complete(3, 1));
-        assert_eq!(arrive(&mut in_flight, first, &mut arena, &mut files), Arrived::Stale);
-        let second = launch(&mut in_flight, 3);
-        assert_ne!(first, second);
-        assert_eq!(arrive(&mut in_flight, first, &mut arena, &mut files), Arrived::Stale);
-        assert_eq!(arrive(&mut in_flight, 9999, &mut arena, &mut files), Arrived::Stale);
-        assert_eq!(in_flight.len(), 1, "the second is still out");
-        assert_eq!(in_flight.arrive(CONTROL, 0, false, &mut arena, &mut files), Arrived::Control);
-    }
-
-    #[test]
-    fn an_errno_of_the_kernels_own_becomes_eintr() {
-        let mut arena = Arena::new(ArenaOptions::default());
-        let mut files = Files::default();
-        let mut in_flight = InFlight::default();
-        for (theirs, ours) in
-            [(-511, -511), (-512, -libc::EINTR), (-516, -libc::EINTR), (-517, -517), (512, 512)]
-        {
-            let data = launch(&mut in_flight, 0);
-            let arrived = in_flight.arrive(data, theirs, false, &mut arena, &mut files);
-            assert_eq!(arrived, Arrived::Complete(0, ours));
-        }
-    }
-
-    #[test]
-    fn everything_is_held_until_the_last_cqe() {
-        let mut arena = Arena::new(ArenaOptions::default());
-        let mut files = Files::default();
-        let mut in_flight = InFlight::default();
-        let chunk = arena.take(crate::arena::Pool::Bounce, 10).expect("a chunk");
-        arena.hold(chunk, 0, 10).expect("a hold");
-        assert!(in_flight.is_free(0));
-        let held = Held { chunk: Some(chunk), ..Held::default() };
-        let data = launch_holding(&mut in_flight, 0, held);
-        assert_eq!(in_flight.arrive(data, 1, true, &mut arena, &mut files), Arrived::More);
-        assert_eq!(arena.in_flight(chunk), Ok(true));
-        in_flight.arrive(data, 1, false, &mut arena, &mut files);
-        assert_eq!(arena.in_flight(chunk), Ok(false));
-    }
-
-    #[test]
-    fn a_close_that_never_ran_closes_and_one_that_ran_does_not_close_again() {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        // Not by the number: tests beside this one may have it by then.
-        let is_closed = |result: i32| {
-            let (reader, writer) = std::io::pipe().expect("a pipe");
-            drop(Payload::Closing(OwnedFd::from(writer)).after(result));
-            let mut fds = [PollFd::new(&reader, PollFlags::IN)];
-            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll");
-            fds[0].revents().contains(PollFlags::HUP)
-        };
-        assert!(is_closed(-libc::ECANCELED));
-        assert!(!is_closed(0), "the kernel's close ended it; here nobody did");
-        assert!(!is_closed(-libc::EIO), "the number is free whatever close says");
-    }
-}
+mod tests;

@@ -4,22 +4,22 @@
 //! TypeScript validates first and says it better; what is refused here is a mistake of ours or an
 //! attack. Adding an operation is a row in [`Opcode`], in [`KERNEL_OPCODES`] and in [`prepare`].
 
-use std::ffi::CString;
+mod prepare;
 
+use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{self, Timespec};
-use io_uring::{opcode, squeue};
 
-use crate::arena::{Arena, BadChunk, ChunkId, Registration};
-use crate::files::{BadFile, FileHandle, Files, Target};
-use crate::in_flight::{Held, Payload};
+use crate::arena::BadChunk;
+use crate::files::BadFile;
+use crate::in_flight::Held;
+
+pub use prepare::prepare;
+pub(crate) use prepare::{file_offset, fixed_slab, transfer_entry};
 
 /// Most bytes that one read or write moves: the kernel's MAX_RW_COUNT, 2 GiB - 4 KiB. `read(2)`.
 pub const TRANSFER_BYTES_MAX: u64 = 0x7fff_f000;
 /// Bytes of `struct statx`. `statx(2)`.
 pub const STATX_BYTES: usize = 256;
-/// Bytes of a path with its NUL. `path_resolution(7)`.
-const PATH_BYTES_MAX: usize = 4096;
 
 /// What can be staged. The numbers are the binding's; `src/operations.ts` has the same list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +41,24 @@ pub enum Opcode {
     Close = 6,
     /// `statx(2)` of the file, or of the path in `bytes`; `length` is the mask (5.6).
     Statx = 7,
-    /// A timeout of `position` nanoseconds; completes with ETIME (5.4).
+    /// A timeout of `position` nanoseconds; completes with ETIME, or with 0 when `length` other
+    /// operations have completed first, if `length` is not 0 (5.4). `offset` has flags:
+    /// [`TIMEOUT_ABSOLUTE`], [`TIMEOUT_SUCCEEDS`].
     Timeout = 8,
+    /// Bounds the operation that is linked before it to `position` nanoseconds (5.5). `offset` as
+    /// for a timeout.
+    LinkTimeout = 9,
+    /// `renameat2(2)` of the path in the first `length` of `bytes` to the path in the rest, with
+    /// flags `offset` (5.11).
+    Renameat = 10,
+    /// `unlinkat(2)` of the path in `bytes` with flags `offset` (5.11).
+    Unlinkat = 11,
 }
+
+/// Flag of a timeout: it ends at `position` nanoseconds of CLOCK_MONOTONIC, not after as many.
+pub const TIMEOUT_ABSOLUTE: u64 = 1;
+/// Flag of a timeout: that its time comes does not break a chain (5.16; left out before).
+pub const TIMEOUT_SUCCEEDS: u64 = 2;
 
 /// Each operation's name, and the kernel's code for the probe.
 pub const KERNEL_OPCODES: &[(&str, u8)] = &[
@@ -58,6 +73,9 @@ pub const KERNEL_OPCODES: &[(&str, u8)] = &[
     ("close", opcode::Close::CODE),
     ("statx", opcode::Statx::CODE),
     ("timeout", opcode::Timeout::CODE),
+    ("link_timeout", opcode::LinkTimeout::CODE),
+    ("renameat", opcode::RenameAt::CODE),
+    ("unlinkat", opcode::UnlinkAt::CODE),
     ("async_cancel", opcode::AsyncCancel::CODE),
 ];
 
@@ -73,6 +91,9 @@ impl Opcode {
             6 => Self::Close,
             7 => Self::Statx,
             8 => Self::Timeout,
+            9 => Self::LinkTimeout,
+            10 => Self::Renameat,
+            11 => Self::Unlinkat,
             _ => return None,
         })
     }
@@ -132,10 +153,16 @@ impl From<BadFile> for Refusal {
 pub const LINK: u32 = 1 << 8;
 /// Flag beside the opcode: the next operation starts when this one has ended (IOSQE_IO_HARDLINK).
 pub const HARDLINK: u32 = 1 << 9;
+/// Flag beside the opcode: starts when all that was staged before has completed; what is staged
+/// later starts when it has (with its whole chain, where it begins one). As IOSQE_IO_DRAIN, but the
+/// engine itself waits: behind the kernel's flag a cancel would wait for what it is to cancel.
+pub const DRAIN: u32 = 1 << 10;
 /// Flag beside the opcode: goes to a kernel worker at once (IOSQE_ASYNC).
 pub const ASYNC: u32 = 1 << 11;
-/// IOSQE_IO_DRAIN is not among them: a cancel would wait behind it for what it is to cancel.
-const KNOWN_FLAGS: u32 = LINK | HARDLINK | ASYNC;
+/// Flag beside the opcode: does not keep the event loop alive, goes before everything staged and
+/// waits for no drain. For the engine's user to watch over other operations with a timeout.
+pub const QUIET: u32 = 1 << 12;
+const KNOWN_FLAGS: u32 = LINK | HARDLINK | DRAIN | ASYNC | QUIET;
 
 /// One operation as it is staged. What each number means is said by its [`Opcode`]; 0 for `file` and
 /// `chunk` names none.
@@ -164,8 +191,8 @@ pub struct Request<'a> {
 pub struct Prepared {
     pub(crate) entry: Entry,
     pub(crate) held: Held,
-    /// Whether the chain goes on behind it.
-    pub(crate) linked: bool,
+    /// Its flags: [`LINK`] …
+    pub(crate) flags: u32,
     /// Bytes that the submitting thread would copy for it inside enter; 0 when it would not.
     pub(crate) inline_bytes: u32,
 }
@@ -178,178 +205,12 @@ pub struct Prepared {
 pub fn decode(number: u32) -> Result<(Opcode, u32), Refusal> {
     let opcode = Opcode::from_number(number & 0xff).ok_or(Refusal::UnknownOpcode)?;
     let flags = number & !0xff;
-    if flags & !KNOWN_FLAGS == 0 { Ok((opcode, flags)) } else { Err(Refusal::UnknownOpcode) }
-}
-
-/// Checks a request, takes hold of what it touches, and makes its SQE. Holds nothing when it fails.
-///
-/// `closing` is the descriptor of a [`Opcode::Close`], which the engine has taken out of the table.
-///
-/// # Errors
-/// [`Refusal`].
-///
-/// # Panics
-/// For a close, which the engine prepares itself.
-#[inline(always)]
-#[allow(clippy::inline_always)] // Or the SQE is moved through memory twice: 15 ns of a nop.
-pub fn prepare(
-    request: &Request,
-    opcode: Opcode,
-    flags: u32,
-    arena: &mut Arena,
-    files: &mut Files,
-) -> Result<Prepared, Refusal> {
-    let mut held = Held::default();
-    let mut inline_bytes = 0;
-    let entry = match opcode {
-        Opcode::Nop => opcode::Nop::new().build(),
-        Opcode::Read | Opcode::Write => {
-            let (entry, bytes) = transfer(request, opcode, &mut held, arena, files)?;
-            inline_bytes = bytes;
-            entry
-        }
-        Opcode::Fsync => {
-            let datasync = match request.length {
-                0 => types::FsyncFlags::empty(),
-                1 => types::FsyncFlags::DATASYNC,
-                _ => return Err(Refusal::Argument),
-            };
-            let target = hold_file(request, &mut held, files)?.0;
-            on(target, |fd| opcode::Fsync::new(fd).flags(datasync).build())
-        }
-        Opcode::Ftruncate => {
-            let length = file_offset(request.position)?;
-            let target = hold_file(request, &mut held, files)?.0;
-            on(target, |fd| opcode::Ftruncate::new(fd, length).build())
-        }
-        Opcode::Openat => {
-            let flags = u32::try_from(request.offset).map_err(|_| Refusal::Argument)? as i32;
-            let mode = u32::try_from(request.length).map_err(|_| Refusal::Argument)?;
-            let path = path(request.bytes)?;
-            let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr())
-                .flags(flags | libc::O_CLOEXEC)
-                .mode(mode & 0o7777)
-                .build()
-                // By a worker: an open tried at once is tried with O_NONBLOCK, which opens a FIFO
-                // without waiting for its other side, or refuses it with ENXIO. fifo(7).
-                .flags(Flags::ASYNC);
-            held.keep(Payload::Opening { path, direct: flags & libc::O_DIRECT != 0 });
-            entry
-        }
-        Opcode::Statx => statx(request, &mut held, files)?,
-        Opcode::Timeout => {
-            let nanoseconds = file_offset(request.position)?;
-            let timespec = Timespec::new()
-                .sec(nanoseconds / 1_000_000_000)
-                .nsec((nanoseconds % 1_000_000_000) as u32);
-            let timespec = Box::new(timespec);
-            let entry = opcode::Timeout::new(&raw const *timespec).build();
-            held.keep(Payload::Timeout { _duration: timespec });
-            entry
-        }
-        Opcode::Close => unreachable!("the engine prepares a close, which changes the file table"),
-    };
-    Ok(Prepared {
-        entry: if flags == 0 { entry } else { entry.flags(sqe_flags(flags)) },
-        held,
-        linked: flags & (LINK | HARDLINK) != 0,
-        inline_bytes,
-    })
-}
-
-fn transfer(
-    request: &Request,
-    opcode: Opcode,
-    held: &mut Held,
-    arena: &mut Arena,
-    files: &mut Files,
-) -> Result<(Entry, u32), Refusal> {
-    if request.length > TRANSFER_BYTES_MAX {
-        return Err(Refusal::Argument);
+    // A quiet operation overtakes others, so it can be in no chain and no order.
+    let in_order = flags & (LINK | HARDLINK | DRAIN) != 0;
+    if flags & !KNOWN_FLAGS != 0 || (flags & QUIET != 0 && in_order) {
+        return Err(Refusal::UnknownOpcode);
     }
-    let position = file_offset(request.position)?;
-    let (target, direct) = hold_file(request, held, files)?;
-    let id = ChunkId::from_number(request.chunk);
-    let address = match arena.hold(id, request.offset as usize, request.length as usize) {
-        Ok(address) => address,
-        Err(bad) => {
-            files.unhold(FileHandle::from_number(request.file));
-            held.file = None;
-            return Err(bad.into());
-        }
-    };
-    held.chunk = Some(id);
-    let (pointer, length) = (address.as_ptr(), request.length as u32);
-    // Pinned pages save 15-23% of the CPU of an O_DIRECT operation and nothing of a cached one.
-    let fixed = match arena.slab(id) {
-        Ok((number, _, Registration::Registered)) if direct => Some(number as u16),
-        _ => None,
-    };
-    let entry = on(target, |fd| match (opcode, fixed) {
-        (Opcode::Read, None) => opcode::Read::new(fd, pointer, length).offset(position).build(),
-        (Opcode::Read, Some(slab)) => {
-            opcode::ReadFixed::new(fd, pointer, length, slab).offset(position).build()
-        }
-        (_, None) => opcode::Write::new(fd, pointer, length).offset(position).build(),
-        (_, Some(slab)) => {
-            opcode::WriteFixed::new(fd, pointer, length, slab).offset(position).build()
-        }
-    });
-    let copied_inline = opcode == Opcode::Read && !direct;
-    Ok((entry, if copied_inline { length } else { 0 }))
-}
-
-fn statx(request: &Request, held: &mut Held, files: &mut Files) -> Result<Entry, Refusal> {
-    let mask = u32::try_from(request.length).map_err(|_| Refusal::Argument)?;
-    let mut buffer = vec![0u64; STATX_BYTES / 8];
-    let (fd, path, flags) = if request.file == 0 {
-        (libc::AT_FDCWD, path(request.bytes)?, 0)
-    } else {
-        // STATX has no use for IOSQE_FIXED_FILE (EBADF): it wants the descriptor itself.
-        hold_file(request, held, files)?;
-        let fd = files.descriptor(FileHandle::from_number(request.file))?;
-        (fd, CString::default(), libc::AT_EMPTY_PATH)
-    };
-    let entry = opcode::Statx::new(types::Fd(fd), path.as_ptr(), buffer.as_mut_ptr().cast())
-        .flags(flags)
-        .mask(mask)
-        .build();
-    held.keep(Payload::Stat { path, buffer });
-    Ok(entry)
-}
-
-fn hold_file(
-    request: &Request,
-    held: &mut Held,
-    files: &mut Files,
-) -> Result<(Target, bool), Refusal> {
-    let handle = FileHandle::from_number(request.file);
-    let found = files.hold(handle)?;
-    held.file = Some(handle);
-    Ok(found)
-}
-
-/// Builds an entry for a file however it is named. An index into the registered table travels in
-/// the same field as a descriptor, told apart by IOSQE_FIXED_FILE.
-fn on(target: Target, build: impl FnOnce(types::Fd) -> Entry) -> Entry {
-    match target {
-        Target::Descriptor(fd) => build(types::Fd(fd)),
-        Target::Registered(index) => {
-            build(types::Fd(index as i32)).flags(squeue::Flags::FIXED_FILE)
-        }
-    }
-}
-
-/// An offset that the kernel reads as written: below 2^63, so never -1, "the current position".
-fn file_offset(number: u64) -> Result<u64, Refusal> {
-    if i64::try_from(number).is_ok() { Ok(number) } else { Err(Refusal::Argument) }
-}
-
-fn path(bytes: &[u8]) -> Result<CString, Refusal> {
-    if bytes.is_empty() || bytes.len() >= PATH_BYTES_MAX {
-        return Err(Refusal::Path);
-    }
-    CString::new(bytes).map_err(|_| Refusal::Path)
+    Ok((opcode, flags))
 }
 
 pub(crate) fn sqe_flags(flags: u32) -> Flags {

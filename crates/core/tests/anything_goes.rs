@@ -9,8 +9,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use common::{DEADLINE, Directory, Loop, TASK_RUNS, cases, close, is_readable, workers};
+use node_uring_core::engine::ManyRequest;
+use node_uring_core::in_flight::Lengths;
+use node_uring_core::operation::{ASYNC, DRAIN, HARDLINK, LINK, QUIET};
 use node_uring_core::{
-    ArenaOptions, ChunkId, EngineOptions, FileHandle, Pool, Refusal, Request, Setup, Turn,
+    ArenaOptions, ChunkId, EngineOptions, FileHandle, Opcode, Pool, Refusal, Request, Setup, Turn,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -37,6 +40,8 @@ struct Wild {
 #[derive(Clone, Debug)]
 enum Step {
     Stage(Wild),
+    Many { wild: Wild, count: usize, length: u32, each: bool, fill: bool },
+    TakeCounts(u32),
     Turn,
     Flush,
     Woken,
@@ -67,10 +72,10 @@ fn slot() -> impl Strategy<Value = u32> {
 }
 
 fn wild() -> impl Strategy<Value = Wild> {
-    let flags =
-        prop::sample::select(vec![0, 0, 0, 1 << 8, 1 << 8, 1 << 9, 1 << 11, 1 << 8 | 1 << 11]);
+    let flags = [0, 0, 0, 0, LINK, LINK, HARDLINK, ASYNC, LINK | ASYNC, DRAIN, DRAIN | LINK, QUIET];
+    let flags = prop::sample::select(flags.to_vec());
     let opcode = prop_oneof![
-        20 => (0..9u32, flags).prop_map(|(opcode, flags)| opcode | flags),
+        20 => (0..12u32, flags).prop_map(|(opcode, flags)| opcode | flags),
         1 => any::<u32>(),
     ];
     // No slashes: whatever is opened or made is in the directory of the test.
@@ -93,9 +98,19 @@ fn wild() -> impl Strategy<Value = Wild> {
     )
 }
 
+fn wild_many() -> impl Strategy<Value = Step> {
+    let count = prop_oneof![4 => 0..40usize, 1 => 0..3000usize, 1 => any::<usize>()];
+    let length = prop_oneof![4 => 0..300u32, 1 => any::<u32>()];
+    (wild(), count, length, any::<bool>(), any::<bool>()).prop_map(
+        |(wild, count, length, each, fill)| Step::Many { wild, count, length, each, fill },
+    )
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => wild().prop_map(Step::Stage),
+        4 => wild_many(),
+        2 => slot().prop_map(Step::TakeCounts),
         6 => Just(Step::Turn),
         2 => Just(Step::Flush),
         1 => Just(Step::Woken),
@@ -174,12 +189,44 @@ impl Wilderness {
         }
     }
 
+    fn stage_many(&mut self, wild: &Wild, count: usize, length: u32, each: bool, fill: bool) {
+        let files: Vec<_> = self.files.iter().map(|file| file.number()).collect();
+        let chunks: Vec<_> = self.chunks.iter().map(|chunk| chunk.number()).collect();
+        let listed = count.min(5000);
+        let lengths = if each {
+            Lengths::each(&(0..listed as u32).map(|at| length & at).collect::<Vec<_>>())
+        } else {
+            Lengths::All(length)
+        };
+        let request = ManyRequest {
+            opcode: wild.opcode,
+            slot: wild.slot,
+            file: Self::resolve(wild.file, &files),
+            chunk: Self::resolve(wild.chunk, &chunks),
+            offset: wild.offset,
+            count,
+            lengths,
+            positions: vec![wild.position; listed],
+            fill,
+        };
+        // As long as these nops take, nothing else may be lost; more of them only take longer.
+        if request.opcode == Opcode::Nop as u32 && count > 10_000 {
+            return;
+        }
+        if self.it.engine.stage_many(request).is_ok() {
+            let wild = Wild { opcode: wild.opcode & 0xff, ..wild.clone() };
+            let before = self.out.insert(wild.slot, wild);
+            assert!(before.is_none(), "two in one slot: {before:?}");
+        }
+    }
+
     fn note_done(&mut self) {
         for completion in std::mem::take(&mut self.it.done) {
             let known = self.out.remove(&completion.slot);
             assert!(known.is_some(), "{completion:?} is nobody's, or came twice");
         }
-        assert_eq!(self.it.engine.in_flight(), self.out.len());
+        let loud = self.out.values().filter(|wild| wild.opcode & QUIET == 0).count();
+        assert_eq!(self.it.engine.in_flight(), loud);
     }
 
     fn turn(&mut self) -> Turn {
@@ -198,6 +245,14 @@ impl Wilderness {
             Step::Woken => engine.woken(),
             Step::Cancel(slot) => {
                 assert_eq!(engine.cancel(*slot), self.out.contains_key(slot), "{slot}");
+            }
+            Step::Many { wild, count, length, each, fill } => {
+                self.stage_many(wild, *count, *length, *each, *fill);
+            }
+            Step::TakeCounts(slot) => {
+                if engine.take_counts(*slot).is_some() {
+                    assert!(!self.out.contains_key(slot));
+                }
             }
             Step::TakeOpened(slot) => {
                 if let Ok((file, _)) = engine.take_opened(*slot) {

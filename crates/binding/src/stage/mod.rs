@@ -5,6 +5,7 @@
 //! copied from or to within one call; its address is never kept and never given to the kernel.
 
 pub mod exposed;
+mod many;
 
 use std::ffi::{CStr, c_void};
 use std::ptr;
@@ -24,9 +25,12 @@ const BAD_CALL: i32 = 65;
 type Raw = unsafe extern "C" fn(sys::napi_env, sys::napi_callback_info) -> sys::napi_value;
 
 /// The functions by their names in JavaScript.
-const FUNCTIONS: [(&CStr, Raw); 8] = [
+const FUNCTIONS: [(&CStr, Raw); 11] = [
     (c"stage", stage::<8>),
     (c"stageBare", stage::<2>),
+    (c"stageMany", many::stage_many),
+    (c"takeCounts", many::take_counts),
+    (c"copyRuns", many::copy_runs),
     (c"flush", flush),
     (c"cancel", cancel),
     (c"take", take),
@@ -156,21 +160,28 @@ impl<const N: usize> Call<'_, N> {
     /// shrunk one has fewer bytes than it had.
     #[inline]
     fn memory(&self, index: usize) -> Option<(*mut u8, usize)> {
-        let (mut kind, mut bytes, mut data) = (0, 0usize, ptr::null_mut());
+        let (kind, data, bytes) = self.typed_array(index)?;
+        (kind == sys::TypedarrayType::uint8_array).then_some((data.cast(), bytes))
+    }
+
+    /// The kind, the memory and the number of elements of a typed array argument right now, or `None`
+    /// when it is none.
+    #[inline]
+    fn typed_array(&self, index: usize) -> Option<(i32, *mut c_void, usize)> {
+        let (mut kind, mut length, mut data) = (0, 0usize, ptr::null_mut());
         // SAFETY: out-pointers are locals; a value that is no typed array gives an error status.
         let status = unsafe {
             sys::napi_get_typedarray_info(
                 self.env,
                 self.arguments[index],
                 &raw mut kind,
-                &raw mut bytes,
+                &raw mut length,
                 &raw mut data,
                 ptr::null_mut(),
                 ptr::null_mut(),
             )
         };
-        let is_bytes = status == sys::Status::napi_ok && kind == sys::TypedarrayType::uint8_array;
-        is_bytes.then_some((data.cast(), bytes))
+        (status == sys::Status::napi_ok).then_some((kind, data, length))
     }
 
     /// `length` bytes of a `Uint8Array` argument from `offset`, or `None` when it has not got them.

@@ -24,25 +24,37 @@ impl Engine {
         clean
     }
 
+    /// What has to be given back: slots, and those of many.
+    const fn held_by_kernel(&self) -> usize {
+        self.in_flight.len() + self.in_flight.quiet() + self.in_flight.many_with_kernel()
+    }
+
     fn cancel_and_wait(&mut self, patience: Duration) -> bool {
         self.reaper.disarm(&mut self.ring);
         self.ready.extend(self.staged.drain(..));
+        self.ready.extend(self.urgent.drain(..));
         self.open_chain = 0;
+        for slot in self.in_flight.slots_of_many() {
+            self.cancel(slot);
+        }
         let started = Instant::now();
         let mut asked = false;
         loop {
             if self.submit(true).is_err() {
                 return false;
             }
-            let before = self.in_flight.len();
+            let before = self.held_by_kernel();
             while self.collect() {}
-            if self.in_flight.is_empty() {
+            if self.held_by_kernel() == 0 {
                 return true;
             }
+            // A timeout that nobody waits for goes as soon as its cancel has been looked at.
+            let patience =
+                if self.in_flight.is_empty() { patience.max(QUIET_PATIENCE) } else { patience };
             if asked && started.elapsed() >= patience {
                 return false;
             }
-            let stuck = self.in_flight.len() == before;
+            let stuck = self.held_by_kernel() == before;
             if asked && stuck && (self.cancels.is_empty() || self.refused > 0) {
                 std::thread::sleep(Duration::from_micros(100));
             }
@@ -60,6 +72,9 @@ impl Engine {
         }
     }
 }
+
+/// How long the end waits for quiet operations alone, at least.
+const QUIET_PATIENCE: Duration = Duration::from_millis(100);
 
 impl Drop for Engine {
     fn drop(&mut self) {

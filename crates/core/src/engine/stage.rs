@@ -8,7 +8,7 @@ use super::{Engine, Life, REGISTERED_SLABS};
 use crate::arena::{ChunkId, Registration};
 use crate::files::FileHandle;
 use crate::in_flight::{Cancelling, Held, Payload, SLOTS_MAX, Target};
-use crate::operation::{self, HARDLINK, LINK, Opcode, Prepared, Refusal, Request};
+use crate::operation::{self, DRAIN, HARDLINK, LINK, Opcode, Prepared, QUIET, Refusal, Request};
 
 /// Slabs past this size are not pinned: it would hold the thread up for too long.
 const REGISTERED_SLAB_BYTES_MAX: usize = 16 << 20;
@@ -40,17 +40,8 @@ impl Engine {
 
     #[inline]
     fn take_in(&mut self, request: &Request) -> Result<(), Refusal> {
-        match self.life {
-            Life::Running => {}
-            Life::Failed { .. } => return Err(Refusal::Failed),
-            Life::Closed => return Err(Refusal::Closed),
-        }
-        if request.slot >= SLOTS_MAX {
-            return Err(Refusal::SlotRange);
-        }
-        if !self.in_flight.is_free(request.slot) {
-            return Err(Refusal::SlotBusy);
-        }
+        self.check_life()?;
+        self.check_slot(request.slot)?;
         let (opcode, flags) = operation::decode(request.opcode)?;
         if self.open_chain + 1 > self.ring.granted().entries as usize {
             return Err(Refusal::ChainTooLong);
@@ -63,15 +54,40 @@ impl Engine {
             }
             _ => operation::prepare(request, opcode, flags, &mut self.arena, &mut self.files)?,
         };
-        self.open_chain = if prepared.linked { self.open_chain + 1 } else { 0 };
         self.in_flight.launch(request.slot, prepared);
+        if flags & QUIET != 0 {
+            self.urgent.push_back(request.slot);
+            self.order.set_others(true);
+            return Ok(());
+        }
+        self.open_chain = if flags & (LINK | HARDLINK) != 0 { self.open_chain + 1 } else { 0 };
+        if flags & DRAIN != 0 {
+            self.order.stage_drain();
+        }
         self.staged.push_back(request.slot);
         Ok(())
     }
 
+    #[inline]
+    pub(super) const fn check_life(&self) -> Result<(), Refusal> {
+        match self.life {
+            Life::Running => Ok(()),
+            Life::Failed { .. } => Err(Refusal::Failed),
+            Life::Closed => Err(Refusal::Closed),
+        }
+    }
+
+    #[inline]
+    pub(super) fn check_slot(&mut self, slot: u32) -> Result<(), Refusal> {
+        if slot >= SLOTS_MAX {
+            return Err(Refusal::SlotRange);
+        }
+        if self.in_flight.is_free(slot) { Ok(()) } else { Err(Refusal::SlotBusy) }
+    }
+
     /// A close takes the file out of the table first, so that nothing staged later can reach it.
     fn prepare_close(&mut self, request: &Request, flags: u32) -> Result<Prepared, Refusal> {
-        if flags & (LINK | HARDLINK) != 0 {
+        if flags & (LINK | HARDLINK | QUIET) != 0 {
             return Err(Refusal::Argument);
         }
         let (descriptor, place) = self.files.remove(FileHandle::from_number(request.file))?;
@@ -83,12 +99,12 @@ impl Engine {
         let entry = entry.flags(operation::sqe_flags(flags));
         let mut held = Held::default();
         held.keep(Payload::Closing(descriptor));
-        Ok(Prepared { entry, held, linked: false, inline_bytes: 0 })
+        Ok(Prepared { entry, held, flags, inline_bytes: 0 })
     }
 
     /// Pins the slab of a direct operation's chunk when it is first used for one.
     #[inline]
-    fn register_slab_of(&mut self, request: &Request) {
+    pub(super) fn register_slab_of(&mut self, request: &Request) {
         if !matches!(self.buffer_table, Some(Ok(()))) {
             return;
         }
@@ -124,6 +140,15 @@ impl Engine {
             Cancelling::Doomed => true,
             Cancelling::Ask(target) => {
                 self.ask_to_cancel(target);
+                true
+            }
+            Cancelling::Many { targets, over } => {
+                for target in targets {
+                    self.ask_to_cancel(target);
+                }
+                if over {
+                    self.ready.push(slot);
+                }
                 true
             }
         }

@@ -13,11 +13,14 @@ const ROUNDS_UNTIMED: u32 = 4;
 /// operation and 4 cost 947, and all 16 are over in 14 µs.
 const ROUNDS_MAX: u32 = 64;
 /// A turn delivers no more when this much time has gone since its first delivery.
-const TURN_MAX: Duration = Duration::from_micros(200);
+pub(super) const TURN_MAX: Duration = Duration::from_micros(200);
 /// Refusals of enter that are met with another loop iteration; later ones wait for a timer.
 const REFUSALS_UNTIMED: u32 = 4;
 /// Longest wait before enter is tried again, in milliseconds: 2^5.
 const RETRY_SHIFT_MAX: u32 = 5;
+/// Bytes that the submitting thread copies inside one enter, beyond which the rest waits for the next:
+/// what bounds how long enter takes, and with it how late a timer can be.
+pub(super) const INLINE_ENTER_BYTES: u32 = 1 << 20;
 /// Cancels asked for in one enter. What they cancel stays in the list they are looked up in until the
 /// kernel has completed it, of which it does 20 in an enter (`IO_LOCAL_TW_DEFAULT_MAX`).
 const CANCELS_MAX: usize = 16;
@@ -43,7 +46,7 @@ impl Default for InlinePolicy {
 impl InlinePolicy {
     /// Whether a read goes to a kernel worker; counts it against the turn's bytes if not.
     #[inline]
-    fn punts(self, inline_bytes: u32, alone: bool, turn_bytes: &mut u32) -> bool {
+    pub(super) fn punts(self, inline_bytes: u32, alone: bool, turn_bytes: &mut u32) -> bool {
         if inline_bytes < self.small_bytes || (alone && inline_bytes <= self.alone_bytes) {
             return false;
         }
@@ -67,21 +70,26 @@ impl Engine {
         if self.round == 0 {
             self.reaper.disarm(&mut self.ring);
             self.inline_bytes_turn = 0;
+            self.many_started = None;
         }
-        if self.submit(true).is_err() {
-            return self.after_the_end();
+        loop {
+            if self.submit(true).is_err() {
+                return self.after_the_end();
+            }
+            if self.readable {
+                // Only now: the enter above ran the work that the eventfd told of, and what it would
+                // have told since then is looked for when the turn ends.
+                self.reaper.clear();
+                self.readable = false;
+            }
+            if self.may_deliver() && self.collect() {
+                self.round += 1;
+                return Turn::Deliver;
+            }
+            if !self.goes_on_with_many() {
+                return self.rest();
+            }
         }
-        if self.readable {
-            // Only now: the enter above ran the work that the eventfd told of, and what it would
-            // have told since then is looked for when the turn ends.
-            self.reaper.clear();
-            self.readable = false;
-        }
-        if self.may_deliver() && self.collect() {
-            self.round += 1;
-            return Turn::Deliver;
-        }
-        self.rest()
     }
 
     fn after_the_end(&mut self) -> Turn {
@@ -154,8 +162,9 @@ impl Engine {
         self.turn_started = None;
         let refused = self.refused;
         // A chain whose end is not staged waits for it, however often we come round.
-        let staged = self.staged.len() > self.open_chain;
-        if refused == 0 && (staged || !self.cancels.is_empty()) {
+        let staged = self.staged.len() > self.open_chain && !self.order.is_blocked();
+        let more = staged || !self.urgent.is_empty() || self.wants_many();
+        if refused == 0 && (more || !self.cancels.is_empty()) {
             return Turn::Again;
         }
         if !self.ready.is_empty() || self.ring.has_completions() {
@@ -191,7 +200,7 @@ impl Engine {
     /// One enter for everything staged that the submission queue has room for. With `reap`, also
     /// when nothing is staged but the kernel holds completions back.
     pub(super) fn submit(&mut self, reap: bool) -> Result<(), ()> {
-        if !self.staged.is_empty() || !self.cancels.is_empty() {
+        if !self.staged.is_empty() || !self.cancels.is_empty() || self.order.has_others() {
             self.publish();
         }
         let pending = self.ring.unsubmitted();
@@ -236,23 +245,61 @@ impl Engine {
 
     /// Moves what is staged into the submission queue: cancels first, chains whole or not at all.
     pub(super) fn publish(&mut self) {
-        let alone = self.in_flight.len() == 1;
+        if !self.publish_cancels() || !self.publish_urgent() {
+            return;
+        }
+        self.publish_staged();
+        self.publish_many();
+    }
+
+    /// False when the queue is full.
+    fn publish_cancels(&mut self) -> bool {
         let mut sq = self.ring.submission();
         for _ in 0..CANCELS_MAX {
             let Some(&target) = self.cancels.back() else { break };
             let entry = Ring::cancel_entry(target).user_data(control_user_data());
             if !sq.push(&Sqe::control(entry)) {
-                return;
+                return false;
             }
             self.cancels.pop_back();
             self.stats.cancels += 1;
         }
+        true
+    }
+
+    fn publish_urgent(&mut self) -> bool {
+        if self.urgent.is_empty() {
+            return true;
+        }
+        let mut sq = self.ring.submission();
+        while let Some(slot) = self.urgent.pop_front() {
+            if self.in_flight.staged(slot).doomed {
+                self.ready.push(slot);
+            } else if sq.room() > 0 {
+                sq.push(self.in_flight.submit(slot, false));
+            } else {
+                self.urgent.push_front(slot);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn publish_staged(&mut self) {
+        let alone = self.in_flight.len() == 1;
+        let mut inline_left = INLINE_ENTER_BYTES;
+        if self.order.waits(&self.in_flight) {
+            return self.sweep_doomed();
+        }
+        let mut sq = self.ring.submission();
         while let Some(&slot) = self.staged.front() {
             let waiting = self.in_flight.staged(slot);
-            if waiting.linked {
+            if waiting.drain || waiting.linked {
                 drop(sq);
-                if !self.publish_chain() {
-                    return;
+                let went = (!waiting.drain || self.may_drain()) && self.publish_chain();
+                // What is behind a drain waits for it.
+                if !went || self.order.waits(&self.in_flight) {
+                    return self.sweep_doomed();
                 }
                 sq = self.ring.submission();
                 continue;
@@ -262,19 +309,23 @@ impl Engine {
                 self.ready.push(slot);
                 continue;
             }
-            if sq.room() == 0 {
+            if sq.room() == 0 || inline_left == 0 {
                 return;
             }
             self.staged.pop_front();
             let to_worker =
                 self.inline.punts(waiting.inline_bytes, alone, &mut self.inline_bytes_turn);
             self.stats.punted += u64::from(to_worker);
+            if !to_worker {
+                inline_left = inline_left.saturating_sub(waiting.inline_bytes);
+            }
             sq.push(self.in_flight.submit(slot, to_worker));
         }
     }
 
-    /// Publishes the chain at the front of what is staged. False when it has to wait: for room, or
-    /// for its end to be staged. A chain split over two submissions would be two chains.
+    /// Publishes the chain at the front of what is staged, or the single operation that drains.
+    /// False when it has to wait: for room, or for its end to be staged. A chain split over two
+    /// submissions would be two chains.
     fn publish_chain(&mut self) -> bool {
         let in_flight = &self.in_flight;
         let links = self.staged.iter().take_while(|&&slot| in_flight.staged(slot).linked).count();
@@ -284,8 +335,12 @@ impl Engine {
         }
         // None of it has started. A chain that lost a member would run differently from what was
         // asked, so it is cancelled whole. That needs no room.
+        let drains = in_flight.staged(self.staged[0]).drain;
         if self.staged.range(..length).any(|&slot| in_flight.staged(slot).doomed) {
             self.ready.extend(self.staged.drain(..length));
+            if drains {
+                self.order.drop_drain();
+            }
             return true;
         }
         let mut sq = self.ring.submission();
@@ -297,7 +352,14 @@ impl Engine {
         for &slot in &members {
             sq.push(self.in_flight.submit(slot, false));
         }
-        self.chains.push((before, members));
+        drop(sq);
+        if drains {
+            let last = self.in_flight.target(members[length - 1]);
+            self.order.start_drain(last.user_data);
+        }
+        if length > 1 {
+            self.chains.push((before, members));
+        }
         true
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use node_uring_core::operation::{ASYNC, HARDLINK, LINK};
+use node_uring_core::engine::ManyRequest;
+use node_uring_core::in_flight::Lengths;
+use node_uring_core::operation::{ASYNC, DRAIN, HARDLINK, LINK, QUIET};
 use node_uring_core::{ChunkId, FileHandle, Opcode, Refusal, Request};
 
 pub fn nop(slot: u32) -> Request<'static> {
@@ -95,6 +97,67 @@ pub fn hardlink(request: Request<'_>) -> Request<'_> {
 /// Sent to a kernel worker at once.
 pub fn punted(request: Request<'_>) -> Request<'_> {
     Request { opcode: request.opcode | ASYNC, ..request }
+}
+
+/// Starts when all staged before is complete; what is staged later waits for it.
+pub fn drain(request: Request<'_>) -> Request<'_> {
+    Request { opcode: request.opcode | DRAIN, ..request }
+}
+
+/// Keeps no loop alive, and goes before all others.
+pub fn quiet(request: Request<'_>) -> Request<'_> {
+    Request { opcode: request.opcode | QUIET, ..request }
+}
+
+/// Bounds what is linked before it.
+pub fn link_timeout(slot: u32, duration: Duration) -> Request<'static> {
+    Request { opcode: Opcode::LinkTimeout as u32, ..timeout(slot, duration) }
+}
+
+pub fn unlink(slot: u32, path: &[u8]) -> Request<'_> {
+    Request { opcode: Opcode::Unlinkat as u32, slot, bytes: path, ..Request::default() }
+}
+
+/// `paths` are both paths, one after the other; the first has `length` bytes.
+pub fn rename(slot: u32, paths: &[u8], length: usize) -> Request<'_> {
+    let (opcode, length) = (Opcode::Renameat as u32, length as u64);
+    Request { opcode, slot, length, bytes: paths, ..Request::default() }
+}
+
+pub fn many_nops(slot: u32, count: usize) -> ManyRequest {
+    let lengths = Lengths::All(0);
+    let opcode = Opcode::Nop as u32;
+    let positions = Vec::new();
+    ManyRequest {
+        opcode,
+        slot,
+        file: 0,
+        chunk: 0,
+        offset: 0,
+        count,
+        lengths,
+        positions,
+        fill: false,
+    }
+}
+
+/// Reads of `length` bytes each into the chunk, one after the other.
+pub fn many_reads(
+    slot: u32,
+    file: FileHandle,
+    chunk: ChunkId,
+    length: u32,
+    positions: &[u64],
+) -> ManyRequest {
+    ManyRequest {
+        opcode: Opcode::Read as u32,
+        file: file.number(),
+        chunk: chunk.number(),
+        lengths: Lengths::All(length),
+        positions: positions.to_vec(),
+        fill: true,
+        ..many_nops(slot, positions.len())
+    }
 }
 
 /// Every refusal, so that a test can say which it met.

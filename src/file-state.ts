@@ -1,0 +1,219 @@
+/**
+ * What an open file is to the operations on it, how it is closed, and how long that waits. The public
+ * `File` is over this; operations hold this and not the `File`, which can be collected.
+ */
+import { constants } from 'node:os'
+import { setImmediate } from 'node:timers/promises'
+import { OP_CLOSE, OP_READ, OP_STATX, OP_TIMEOUT } from './backend.js'
+import { Commits } from './commits.js'
+import { rejected, systemError, uringError } from './errors.js'
+import { isAppend, isDirect } from './flags.js'
+import type { Limits } from './limits.js'
+import type { Operations } from './operations.js'
+import { directAlignment, STATX_DIOALIGN, STATX_STATS, Stats } from './stats.js'
+import { checkInteger, checkOptions } from './validate.js'
+
+const { EINVAL } = constants.errno
+/** Alignment to assume of a direct file whose kernel cannot say (STATX_DIOALIGN is of 6.1). */
+const BLOCK_BYTES_UNKNOWN = 4096
+/** How long a close with `timeoutMs` waits for the kernel after it has cancelled. */
+const CANCEL_GRACE_MS = 1000
+/** Turns of the event loop that it then waits, so that what has come is taken. */
+const TURNS_AFTER_GRACE = 64
+
+/** Options of `close`. */
+export interface CloseOptions {
+  /** Cancel what is in flight after so many milliseconds, 0 for at once. Default: wait for it. */
+  timeoutMs?: number
+}
+
+/** What operations need to know of an open file. */
+export class FileState {
+  readonly operations: Operations
+  readonly handle: number
+  readonly fd: number
+  readonly path: string | undefined
+  readonly append: boolean
+  /** What direct I/O asks of position and length, and of memory; 0 and 1 for a buffered file. */
+  blockBytes = 0
+  memoryBytes = 1
+  /** Whether a short read means that there may be more: regular files and block devices. */
+  fills: boolean | undefined = undefined
+  /** Operations under way. */
+  pending = 0
+  /** Nothing new may start. */
+  closed = false
+  /** Called when the last operation under way has settled. */
+  onIdle: (() => void) | undefined = undefined
+  /** Called when the descriptor is closed. */
+  onClosed: (() => void) | undefined = undefined
+  #commits: Commits | undefined
+  #closing: Promise<void> | undefined
+  #learning: Promise<void> | undefined
+
+  constructor(
+    operations: Operations,
+    handle: number,
+    fd: number,
+    path: string | undefined,
+    flags: number,
+  ) {
+    this.operations = operations
+    this.handle = handle
+    this.fd = fd
+    this.path = path
+    this.append = isAppend(flags)
+    if (isDirect(flags)) this.blockBytes = BLOCK_BYTES_UNKNOWN
+  }
+
+  /** statx(2) of the file; throws what the kernel says. */
+  async statx(mask: number, limits?: Limits): Promise<Uint8Array> {
+    const internal = true
+    const outcome = await this.operations.call(OP_STATX, this, 0, mask, 0, { internal, limits })
+    if (outcome instanceof Uint8Array) return outcome
+    return rejected(this.operations.failure(Number(outcome ?? -EINVAL), 'fstat'))
+  }
+
+  /** Finds out what kind of file this is, once. One that cannot say is read like a stream. */
+  learn(): Promise<void> {
+    this.#learning ??= this.statx(STATX_STATS).then(
+      (bytes) => {
+        const stats = new Stats(bytes)
+        this.fills = stats.isFile() || stats.isBlockDevice()
+      },
+      // Whoever asked takes what it has; the next asks again.
+      () => {
+        this.#learning = undefined
+      },
+    )
+    return this.#learning
+  }
+
+  /** Asks a direct file for its alignment. `open` waits for it. */
+  async learnAlignment(limits: Limits | undefined): Promise<void> {
+    const bytes = await this.statx(STATX_STATS | STATX_DIOALIGN, limits)
+    const stats = new Stats(bytes)
+    this.fills = stats.isFile() || stats.isBlockDevice()
+    const alignment = directAlignment(bytes)
+    this.blockBytes = alignment?.offsetBytes || BLOCK_BYTES_UNKNOWN
+    this.memoryBytes = alignment?.memoryBytes || BLOCK_BYTES_UNKNOWN
+  }
+
+  /** What is shared by all that wait for the file to be durable. */
+  get commits(): Commits {
+    this.#commits ??= new Commits(this.operations, this)
+    return this.#commits
+  }
+
+  /** Waits for what is under way, then closes the descriptor. The first call decides how. */
+  close(timeoutMs?: number): Promise<void> {
+    this.#closing ??= this.#close(timeoutMs)
+    return this.#closing
+  }
+
+  async #close(timeoutMs: number | undefined): Promise<void> {
+    this.closed = true
+    await settled(this, timeoutMs, () => this.operations.cancel((op) => op.file === this))
+    if (this.pending === 0) return this.#end()
+    // The descriptor goes when the kernel has given all of them back, or with the queue.
+    settled(this, undefined, () => {})
+      .then(() => this.#end())
+      .catch(() => {})
+    throw uringError('ERR_URING_BUSY', { held: this.operations.describe((op) => op.file === this) })
+  }
+
+  async #end(): Promise<void> {
+    const result = await this.operations.call(OP_CLOSE, this, 0, 0, 0, { internal: true })
+    this.onClosed?.()
+    if (typeof result === 'number' && result < 0) throw systemError(result, 'close')
+  }
+
+  /** Cancels reads, which may never end by themselves; writes are left alone. */
+  cancelReads(): void {
+    this.operations.cancel((op) => op.file === this && op.opcode === OP_READ)
+  }
+}
+
+/** Something with operations under way: a file, or a queue. */
+interface Busy {
+  pending: number
+  onIdle: (() => void) | undefined
+}
+
+/**
+ * Waits until nothing is under way. With a time, calls `cancel` when it is up, and gives the kernel
+ * a while to let go; then something may still be under way.
+ */
+export async function settled(
+  busy: Busy,
+  timeoutMs: number | undefined,
+  cancel: () => void,
+): Promise<void> {
+  if (busy.pending === 0) return
+  const idle = new Promise<void>((resolve) => {
+    const before = busy.onIdle
+    busy.onIdle = () => {
+      busy.onIdle = before
+      before?.()
+      resolve()
+    }
+  })
+  if (timeoutMs === undefined) {
+    await idle
+    // What awaited the last operation may begin another: an open, its statx.
+    return turns(1)
+  }
+  if (timeoutMs > 0 && (await within(idle, timeoutMs))) return turns(1)
+  cancel()
+  // As long as the kernel gives operations back, it will give the others back too.
+  for (let before = Infinity; busy.pending > 0 && busy.pending < before; ) {
+    before = busy.pending
+    await within(idle, CANCEL_GRACE_MS)
+    // That time may have passed while this thread was busy, with completions waiting to be taken.
+    for (let turn = 0; turn < TURNS_AFTER_GRACE && busy.pending > 0; turn++) await turns(1)
+  }
+}
+
+/** Lets the event loop come round. */
+async function turns(count: number): Promise<void> {
+  for (let turn = 0; turn < count; turn++) await setImmediate()
+}
+
+/** Whether the promise settles within so many milliseconds. */
+function within(promise: Promise<void>, ms: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms, false)
+    void promise.then(() => {
+      clearTimeout(timer)
+      resolve(true)
+    })
+  })
+}
+
+/** Checks an option bag with `timeoutMs`. */
+export function closeTimeout(options: CloseOptions | undefined): number | undefined {
+  if (options === undefined) return undefined
+  checkOptions(options)
+  if (options.timeoutMs === undefined) return undefined
+  checkInteger(options.timeoutMs, 'options.timeoutMs', 0, 2 ** 31 - 1)
+  return options.timeoutMs
+}
+
+/** Refuses a write with a position that the file cannot take. */
+export function checkWrite(state: FileState, length: number, position: number | bigint): void {
+  if (state.append) throw uringError('ERR_URING_APPEND')
+  checkAlignment(state, length, position)
+}
+
+/** Refuses a direct write that is not of whole blocks. */
+export function checkAlignment(state: FileState, length: number, position: number | bigint): void {
+  const block = state.blockBytes
+  if (block === 0 || (length % block === 0 && BigInt(position) % BigInt(block) === 0n)) return
+  const alignment = { memoryBytes: state.memoryBytes, offsetBytes: block }
+  throw uringError('ERR_URING_ALIGNMENT', { position, lengthBytes: length, alignment })
+}
+
+/** Operations that may never end by themselves. */
+export function isEndless(opcode: number): boolean {
+  return opcode === OP_READ || opcode === OP_TIMEOUT
+}

@@ -1,0 +1,282 @@
+/**
+ * What ends an operation before its time: signals and deadlines. An operation that has either is
+ * cancelled by it, wherever it is: waiting, staged, or with the kernel. It settles as it would
+ * anyway: with what it came to if it was done first.
+ *
+ * Thousands of operations on one signal have one listener; however many deadlines there are, the
+ * kernel has one timeout, for the earliest. That timeout keeps no event loop alive.
+ */
+import { FLAG_QUIET, OP_TIMEOUT, syscallOf, TIMEOUT_ABSOLUTE } from './backend.js'
+import { abortError, uringError, withoutFrames } from './errors.js'
+import type { Operations } from './operations.js'
+import { type Operation, SLOTS_MAX } from './slots.js'
+import { checkInteger, checkOptions, checkSignal } from './validate.js'
+
+/** What every operation takes. */
+export interface LimitOptions {
+  /**
+   * Cancels the operation: it rejects with an AbortError whose `cause` is the signal's reason, or
+   * settles as usual when it was faster. A write's error says `bytesWritten`. Aborted before the
+   * call, nothing is begun.
+   */
+  signal?: AbortSignal | undefined
+  /**
+   * Milliseconds from the call, waiting for room included, after which the operation is cancelled and
+   * rejects with `ERR_URING_TIMEOUT`. By the kernel's clock. Default: none.
+   */
+  timeoutMs?: number | undefined
+}
+
+/** Limits that were checked. */
+export interface Limits {
+  signal: AbortSignal | undefined
+  timeoutMs: number | undefined
+  /** When the time is up, by performance.now(). */
+  deadline: number
+}
+
+/** The longest time that can be given: as of Node's timers, 2^31-1 milliseconds. */
+const TIMEOUT_MS_MAX = 2 ** 31 - 1
+
+/** Checks an option bag with `signal` and `timeoutMs`; undefined when it has neither. */
+export function checkLimits(options: LimitOptions | undefined): Limits | undefined {
+  if (options === undefined) return undefined
+  checkOptions(options)
+  const { signal, timeoutMs } = options
+  if (signal !== undefined) checkSignal(signal)
+  if (timeoutMs !== undefined) checkInteger(timeoutMs, 'options.timeoutMs', 0, TIMEOUT_MS_MAX)
+  if (signal === undefined && timeoutMs === undefined) return undefined
+  return {
+    signal,
+    timeoutMs,
+    deadline: timeoutMs === undefined ? 0 : performance.now() + timeoutMs,
+  }
+}
+
+/** Why nothing may be begun under these limits, if that is so. Writes say that nothing was written. */
+export function overBefore(
+  limits: Limits | undefined,
+  opcode: number,
+  bytesWritten?: number,
+): Error | undefined {
+  if (limits?.signal?.aborted) return abortError(limits.signal, bytesWritten)
+  if (limits?.timeoutMs === undefined || limits.deadline > performance.now()) return undefined
+  return timeoutError(syscallOf(opcode), limits.timeoutMs, bytesWritten)
+}
+
+function timeoutError(syscall: string, timeoutMs: number, bytesWritten?: number): Error {
+  return withoutFrames(() => uringError('ERR_URING_TIMEOUT', { syscall, timeoutMs, bytesWritten }))
+}
+
+/** One signal, and the operations of one queue that it watches over. */
+export class Watch {
+  head: Operation | undefined = undefined
+  readonly signal: AbortSignal
+  readonly #limits: WatchOver
+
+  constructor(signal: AbortSignal, limits: WatchOver) {
+    this.signal = signal
+    this.#limits = limits
+    signal.addEventListener('abort', this)
+  }
+
+  handleEvent(): void {
+    this.#limits.abort(this)
+  }
+
+  add(op: Operation): void {
+    op.watch = this
+    op.watchNext = this.head
+    if (this.head !== undefined) this.head.watchPrevious = op
+    this.head = op
+  }
+
+  remove(op: Operation): void {
+    const { watchNext, watchPrevious } = op
+    if (watchPrevious === undefined) this.head = watchNext
+    else watchPrevious.watchNext = watchNext
+    if (watchNext !== undefined) watchNext.watchPrevious = watchPrevious
+    op.watch = undefined
+    op.watchNext = undefined
+    op.watchPrevious = undefined
+  }
+}
+
+/** What a watch tells that its signal has aborted. */
+interface WatchOver {
+  abort(watch: Watch): void
+}
+
+/** The limits of one queue's operations. */
+export class LimitKeeper implements WatchOver {
+  readonly #operations: Operations
+  readonly #watches = new Map<AbortSignal, Watch>()
+  readonly #deadlines = new Deadlines()
+  /** Timeouts that the kernel has, by slot: when each ends. Their slots are past all others. */
+  readonly #armed = new Map<number, number>()
+  readonly #spareSlots: number[] = []
+
+  constructor(operations: Operations) {
+    this.#operations = operations
+  }
+
+  /** Puts an operation under limits. It is not staged yet. */
+  add(op: Operation, limits: Limits): void {
+    op.limited = true
+    const { signal, timeoutMs, deadline } = limits
+    if (signal !== undefined) {
+      let watch = this.#watches.get(signal)
+      if (watch === undefined) {
+        watch = new Watch(signal, this)
+        this.#watches.set(signal, watch)
+      }
+      watch.add(op)
+    }
+    if (timeoutMs !== undefined) {
+      op.timeoutMs = timeoutMs
+      op.deadline = deadline
+      this.#deadlines.add(op)
+      this.#arm()
+    }
+  }
+
+  /** The operation settles. */
+  release(op: Operation): void {
+    op.limited = false
+    op.late = false
+    const { watch } = op
+    if (watch !== undefined) {
+      watch.remove(op)
+      if (watch.head === undefined) {
+        watch.signal.removeEventListener('abort', watch)
+        this.#watches.delete(watch.signal)
+      }
+    }
+    if (op.heapIndex >= 0) this.#deadlines.remove(op)
+  }
+
+  /** What a cancelled operation rejects with. */
+  reason(op: Operation, bytesWritten: number | undefined): Error {
+    if (op.late) return timeoutError(syscallOf(op.opcode), op.timeoutMs, bytesWritten)
+    return abortError(op.watch?.signal, bytesWritten)
+  }
+
+  /** Called by a watch whose signal has aborted. */
+  abort(watch: Watch): void {
+    for (let op = watch.head; op !== undefined; ) {
+      // One that settles now leaves the list, and with it those of its chain or batch.
+      const current: Operation = op
+      op = op.watchNext
+      if (current.watch === watch) this.#operations.cancelOne(current)
+      if (op !== undefined && op.watch !== watch) op = firstNotCancelled(watch)
+    }
+    this.#operations.admit()
+  }
+
+  /** Has the kernel wake us when the earliest deadline comes. */
+  #arm(): void {
+    const first = this.#deadlines.first
+    if (first === undefined || this.#operations.ended !== undefined) return
+    for (const [slot, at] of this.#armed) {
+      if (at <= first.deadline) return
+      this.#operations.backend.cancel(slot)
+    }
+    const slot = this.#spareSlots.pop() ?? SLOTS_MAX + this.#armed.size
+    const nanoseconds = monotonic(first.deadline)
+    const { backend } = this.#operations
+    const opcode = OP_TIMEOUT | FLAG_QUIET
+    const refusal = backend.stage(opcode, slot, 0, 0, TIMEOUT_ABSOLUTE, 0, nanoseconds)
+    // It refuses only when it takes nothing any more, and then there is nothing to end.
+    if (refusal === undefined) this.#armed.set(slot, first.deadline)
+  }
+
+  /** A timeout's completion: its time has come, or an earlier one has taken its place. */
+  arrive(slot: number): void {
+    if (!this.#armed.delete(slot)) return
+    this.#spareSlots.push(slot)
+    const now = performance.now()
+    let some = false
+    for (let op = this.#deadlines.first; op !== undefined; op = this.#deadlines.first) {
+      if (op.deadline > now) break
+      this.#deadlines.remove(op)
+      op.late = !op.cancelled
+      this.#operations.cancelOne(op)
+      some = true
+    }
+    if (some) this.#operations.admit()
+    this.#arm()
+  }
+}
+
+/** The first that the signal still has to reach: cancelled ones wait there for their completion. */
+function firstNotCancelled(watch: Watch): Operation | undefined {
+  let op = watch.head
+  while (op?.cancelled) op = op.watchNext
+  return op
+}
+
+/** performance.now() is CLOCK_MONOTONIC, counted from the start of the thread. */
+const startNs = process.hrtime.bigint() - BigInt(Math.round(performance.now() * 1e6))
+
+/** A time of performance.now() as nanoseconds of CLOCK_MONOTONIC, rounded up. */
+export function monotonic(ms: number): bigint {
+  return startNs + BigInt(Math.ceil(ms * 1e6))
+}
+
+/** Operations by deadline, the earliest first: a binary heap. Each knows its place in it. */
+class Deadlines {
+  readonly #heap: Operation[] = []
+
+  get first(): Operation | undefined {
+    return this.#heap[0]
+  }
+
+  add(op: Operation): void {
+    this.#heap.push(op)
+    this.#rise(op, this.#heap.length - 1)
+  }
+
+  remove(op: Operation): void {
+    const index = op.heapIndex
+    op.heapIndex = -1
+    const last = this.#heap.pop()
+    if (last === undefined || last === op) return
+    this.#rise(last, index)
+    if (last.heapIndex === index) this.#sink(last, index)
+  }
+
+  #rise(op: Operation, from: number): void {
+    let index = from
+    while (index > 0) {
+      const parent = (index - 1) >> 1
+      const above = this.#heap[parent] as Operation
+      if (above.deadline <= op.deadline) break
+      this.#put(above, index)
+      index = parent
+    }
+    this.#put(op, index)
+  }
+
+  #sink(op: Operation, from: number): void {
+    let index = from
+    for (;;) {
+      let child = 2 * index + 1
+      const right = this.#heap[child + 1]
+      let below = this.#heap[child]
+      if (below === undefined) break
+      if (right !== undefined && right.deadline < below.deadline) {
+        below = right
+        child++
+      }
+      if (below.deadline >= op.deadline) break
+      this.#put(below, index)
+      index = child
+    }
+    this.#put(op, index)
+  }
+
+  #put(op: Operation, index: number): void {
+    this.#heap[index] = op
+    op.heapIndex = index
+  }
+}
