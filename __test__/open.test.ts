@@ -4,13 +4,13 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
-import test, { type ExecutionContext } from 'ava'
 import { type File, Queue, Stats } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, type Told, thrown, told } from './helpers/ring.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const { O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } =
   fs.constants

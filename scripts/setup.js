@@ -8,6 +8,7 @@
 import { createHash } from 'node:crypto'
 import {
   accessSync,
+  chmodSync,
   constants,
   copyFileSync,
   existsSync,
@@ -100,6 +101,8 @@ export const parts = [
       const inputs = distInputs()
       rmSync('dist', { recursive: true, force: true }) // what src no longer has must not linger
       const result = await run(['node_modules/.bin/tsc', '-p', 'tsconfig.json'])
+      // npm does so when it installs the package; `npx node-uring` here does not.
+      if (result.ok) chmodSync('dist/cli/main.js', 0o755)
       if (result.ok) writeStamp('target/setup/dist', inputs)
       return result
     },

@@ -3,7 +3,6 @@
  * other and end with what fails. Each operation is a record like any other and travels as they do;
  * here is where its result goes, and how a chain gets all that it needs before any of it is staged.
  */
-import { constants } from 'node:os'
 import {
   FLAG_DRAIN,
   FLAG_HARDLINK,
@@ -13,6 +12,7 @@ import {
   OP_WRITE,
   syscallOf,
 } from './backend.js'
+import { ERRNO } from './errno.js'
 import { invalidArgType, invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { BatchOperation } from './op.js'
@@ -28,9 +28,12 @@ import {
 } from './slots.js'
 import { checkBoolean, checkOptions } from './validate.js'
 
-const { EBADF, ECANCELED } = constants.errno
-/** Operations of one batch that are under way at once: the rest has no records yet. */
-const WINDOW = 4096
+const { EBADF, ECANCELED } = ERRNO
+/**
+ * Operations of one batch that are under way at once: the rest has no records yet. As many as settle in
+ * one go are what a timer waits for.
+ */
+const WINDOW = 1024
 
 /** Options of {@link Queue.submit}. */
 export interface SubmitOptions extends LimitOptions {

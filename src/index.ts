@@ -6,7 +6,6 @@ export {
   AbortError,
   type DirectAlignment,
   type SystemError,
-  type Unavailable,
   UringError,
   type UringErrorCode,
 } from './errors.js'
@@ -16,7 +15,7 @@ export type { RoundTripSummary } from './histogram.js'
 export type { LimitOptions } from './limits.js'
 export type { AllocBuffer } from './memory.js'
 export { type BatchOperation, op, type TimeoutOptions } from './op.js'
-export type { QueueOptions, TaskRun } from './options.js'
+export type { BackendChoice, QueueOptions, TaskRun } from './options.js'
 export {
   type Capabilities,
   type OpenOptions,
@@ -26,4 +25,5 @@ export {
 } from './queue.js'
 export type { ReplaceOptions } from './replace.js'
 export { Stats } from './stats.js'
+export type { Unavailable } from './unavailable.js'
 export type { ManyLengths, Positions } from './volume.js'

@@ -5,7 +5,6 @@
  * Arguments have been checked by the callers. Nothing here blocks, and no operation has an object or
  * a closure of its own besides its promise.
  */
-import { constants } from 'node:os'
 import {
   type Backend,
   type Deliver,
@@ -19,16 +18,17 @@ import {
   REFUSED_FAILED,
   REFUSED_UNKNOWN_CHUNK,
   REFUSED_UNKNOWN_FILE,
-  startBackend,
   syscallOf,
 } from './backend.js'
 import { startChain } from './batch.js'
+import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { LimitKeeper, type Limits, overBefore } from './limits.js'
-import { arriveMany, startMany } from './many.js'
+import { arriveMany, bytesOfMany, startMany } from './many.js'
 import { Memory } from './memory.js'
 import type { EngineCapabilities, EngineOptions } from './native.js'
+import type { BackendChoice } from './options.js'
 import {
   KIND_BEHIND,
   KIND_CALL,
@@ -44,10 +44,11 @@ import {
   WAITS_FOR_MEMORY,
   WAITS_FOR_SLOT,
 } from './slots.js'
+import { startBackend } from './start.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 
-const { EBADF, ECANCELED, EINTR, ETIME } = constants.errno
+const { EBADF, ECANCELED, EINTR, ETIME } = ERRNO
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -84,13 +85,13 @@ export class Operations {
   #capabilities: EngineCapabilities | undefined
   readonly #pairs: Int32Array
 
-  constructor(options: EngineOptions) {
+  constructor(choice: BackendChoice, options: EngineOptions) {
     const deliver: Deliver = (count, slot, result) => this.#deliver(count, slot, result)
-    const { backend, pairs } = startBackend(options, deliver)
+    const { backend, pairs } = startBackend(choice, options, deliver)
     this.options = options
     this.backend = backend
     this.#pairs = pairs
-    this.memory = new Memory(backend, options.allocBytes)
+    this.memory = new Memory(backend, options.allocBytes, (buffer) => this.#uses(buffer))
     this.transfers = new Transfers(this, backend)
     this.volume = new Volume(this)
     this.limits = new LimitKeeper(this)
@@ -402,6 +403,12 @@ export class Operations {
     this.#endAll(this.ended)
   }
 
+  /** Whether an operation under way copies from or to this buffer. */
+  #uses(buffer: ArrayBufferLike): boolean {
+    for (const { view } of this.slots.all()) if (view?.buffer === buffer) return true
+    return false
+  }
+
   /** Settles everything under way with an error; nothing will come for it any more. */
   #endAll(error: () => Error): void {
     const all = [...this.slots.all()]
@@ -482,5 +489,6 @@ function needsMemory(op: Operation): boolean {
 }
 
 function bytesWrittenBy(op: Operation): number | undefined {
-  return op.opcode === OP_WRITE ? op.done : undefined
+  if (op.opcode !== OP_WRITE) return undefined
+  return op.many === undefined ? op.done : bytesOfMany(op.many)
 }

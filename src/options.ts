@@ -9,8 +9,16 @@ import { checkBoolean, checkInteger, checkOptions } from './validate.js'
 /** How completion work reaches the thread. Only the best that the kernel has is worth having. */
 export type TaskRun = 'defer' | 'cooperative' | 'interrupt'
 
+/** What a queue runs on: a ring, node:fs, or 'auto' for a ring where there can be one. */
+export type BackendChoice = 'auto' | 'io_uring' | 'node:fs'
+
 /** Options of a {@link Queue}. Each has a default. */
 export interface QueueOptions {
+  /**
+   * 'io_uring' throws `ERR_URING_UNAVAILABLE` where there can be no ring, 'auto' takes node:fs then:
+   * the same calls, results and errors, slower. It is decided here and never changes. Default 'auto'.
+   */
+  backend?: BackendChoice
   /** Entries of the submission queue, 1 to 32768; rounded up to a power of two. Default 1024. */
   entries?: number
   /**
@@ -60,6 +68,7 @@ export interface QueueOptions {
   register?: boolean
 }
 
+const BACKENDS: readonly BackendChoice[] = ['auto', 'io_uring', 'node:fs']
 const TASK_RUNS: readonly TaskRun[] = ['defer', 'cooperative', 'interrupt']
 const KIB = 1024
 const MIB = 1024 * KIB
@@ -67,6 +76,17 @@ const GIB = 1024 * MIB
 const UINT32_MAX = 2 ** 32 - 1
 /** Chunks are numbered in 53 bits, which ends an arena at 64 GiB. */
 const ARENA_BYTES_MAX = 64 * GIB
+
+/** Checks which backend a caller asks for. Throws Node's `ERR_` errors. */
+export function backendChoice(given: QueueOptions = {}): BackendChoice {
+  checkOptions(given)
+  const { backend = 'auto' } = given
+  if (!BACKENDS.includes(backend)) {
+    const reason = `must be one of ${BACKENDS.join(', ')}`
+    throw invalidArgValue('options.backend', backend, reason)
+  }
+  return backend
+}
 
 /** Checks what a caller gave and fills the rest in. Throws Node's `ERR_` errors. */
 export function engineOptions(given: QueueOptions = {}): EngineOptions {

@@ -2,9 +2,10 @@
  * The queue: a ring joined to this thread's event loop, its memory and its files. Checks arguments
  * and hands them to `operations.ts`.
  */
-import { constants, release } from 'node:os'
+import { release } from 'node:os'
 import { OP_CLOSE, OP_OPENAT, OP_TIMEOUT } from './backend.js'
 import { type BatchResult, type SubmitOptions, submit } from './batch.js'
+import { ERRNO } from './errno.js'
 import { abortError, invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import { File, stateOf } from './file.js'
 import { type CloseOptions, closeTimeout, FileState, isEndless, settled } from './file-state.js'
@@ -15,8 +16,9 @@ import type { AllocBuffer } from './memory.js'
 import type { EngineStats, Opened } from './native.js'
 import type { BatchOperation } from './op.js'
 import { Operations } from './operations.js'
-import { engineOptions, type QueueOptions } from './options.js'
+import { backendChoice, engineOptions, type QueueOptions } from './options.js'
 import { type ReplaceOptions, replaceFile } from './replace.js'
+import type { Unavailable } from './unavailable.js'
 import {
   checkBoolean,
   checkFunction,
@@ -27,7 +29,7 @@ import {
   checkView,
 } from './validate.js'
 
-const { EMFILE, ENAMETOOLONG, ENOENT } = constants.errno
+const { EMFILE, ENAMETOOLONG, ENOENT } = ERRNO
 /** A path with its NUL. path_resolution(7). */
 const PATH_BYTES_MAX = 4096
 
@@ -54,7 +56,9 @@ export interface RoundTripOptions {
 /** What {@link Queue.capabilities} tells. */
 export interface Capabilities {
   /** What the operations run on. */
-  backend: 'io_uring'
+  backend: 'io_uring' | 'node:fs'
+  /** Why they run on node:fs: what io_uring was refused with, and what to do about it. */
+  reason: Unavailable | undefined
   /** The kernel's release, as `uname -r`. */
   kernel: string
   /** Entries of the two queues, as the kernel made them. */
@@ -112,8 +116,8 @@ export interface QueueStats {
  * A ring with its memory and its files, for the thread that makes it. Everything staged in one turn
  * of the event loop is submitted by one system call; results settle together.
  *
- * Throws `ERR_URING_UNAVAILABLE`, whose `reason` says why and what to do, where io_uring is missing
- * or forbidden.
+ * Where io_uring is missing or forbidden everything works on node:fs, and `capabilities.reason` says
+ * why. With `backend: 'io_uring'` it throws `ERR_URING_UNAVAILABLE` with that reason instead.
  */
 export class Queue {
   readonly #operations: Operations
@@ -122,7 +126,7 @@ export class Queue {
   #capabilities: Capabilities
 
   constructor(options?: QueueOptions) {
-    this.#operations = new Operations(engineOptions(options))
+    this.#operations = new Operations(backendChoice(options), engineOptions(options))
     this.#capabilities = this.#readCapabilities()
   }
 
@@ -353,12 +357,12 @@ export class Queue {
 
   // ---- looking in ---------------------------------------------------------------------------
 
-  /** What the operations run on. */
-  get backend(): 'io_uring' {
+  /** What the operations run on, decided when the queue was made. */
+  get backend(): 'io_uring' | 'node:fs' {
     return this.#operations.backend.name
   }
 
-  /** What the kernel granted. */
+  /** What the kernel granted, or why there is no ring. */
   get capabilities(): Capabilities {
     if (this.#operations.ended === undefined) this.#capabilities = this.#readCapabilities()
     return this.#capabilities
@@ -373,7 +377,8 @@ export class Queue {
       return { code, errno: -number }
     }
     return {
-      backend: 'io_uring',
+      backend: this.#operations.backend.name,
+      reason: this.#operations.backend.reason,
       kernel: release(),
       ...rest,
       registeredMemory:
