@@ -6,16 +6,16 @@ import fs from 'node:fs'
 import path from 'node:path'
 import test from 'ava'
 import { fixture } from '../helpers/child.js'
+import { fromNpm } from '../helpers/npm.js'
 import {
   type Packed,
   type Project,
   pack,
   project,
-  ROOT,
   readmeExample,
   WAYS_IN,
 } from '../helpers/packed.js'
-import { needs, type Requirements } from '../helpers/skip.js'
+import { needs } from '../helpers/skip.js'
 
 let packed: Packed
 let app: Project
@@ -31,23 +31,9 @@ test.after.always('removing it', () => {
   for (const step of undo) step()
 })
 
-/** A Node.js of npm's: what its package `node` installs. Kept in target, and looked for once a run. */
-function fetched(version: string): { binary: string; that: NonNullable<Requirements['that']> } {
-  const name = `node-linux-${process.arch}`
-  const at = path.join(ROOT, 'target/nodes', version)
-  fs.mkdirSync(at, { recursive: true })
-  const npm = ['install', '--prefix', at, '--ignore-scripts', '--no-audit', '--no-fund', '--silent']
-  try {
-    execFileSync('npm', [...npm, `${name}@${version}`], { stdio: 'pipe', timeout: 300_000 })
-  } catch {
-    return { binary: '', that: { holds: false, reason: `needs ${name}@${version} from npm` } }
-  }
-  const binary = path.join(at, 'node_modules', name, 'bin/node')
-  return { binary, that: { holds: true, reason: '' } }
-}
-
 for (const version of ['20', '22', '24', 'latest']) {
-  const { binary, that } = fetched(version)
+  const { at, that } = fromNpm(`node-linux-${process.arch}`, version)
+  const binary = path.join(at, 'bin/node')
   needs(test.serial, { that })(
     `all of it works on ${version === 'latest' ? 'the newest Node.js' : `Node.js ${version}`}`,
     async (t) => {
