@@ -147,7 +147,7 @@ test('copyTo takes what a FIFO brings until it ends', async (t) => {
 
 test('copyTo reads and writes where there is no splice', async (t) => {
   const content = pattern(2 * MIB + 512)
-  for (const options of [{ without: ['splice'] }, {}]) {
+  for (const options of [{ without: ['splice'] }, {}] as const) {
     const queue = ring(t, options)
     const [from, to, at] = await two(t, queue, content)
     // A direct file needs whole blocks.

@@ -10,7 +10,7 @@ import { folder } from './helpers/scratch.js'
 import test from './helpers/test.js'
 
 /** Every operation on paths that node:fs has, too. */
-const PATHS = ['statx', 'renameat', 'linkat', 'symlinkat', 'unlinkat', 'mkdirat']
+const PATHS = ['statx', 'renameat', 'linkat', 'symlinkat', 'unlinkat', 'mkdirat'] as const
 const KERNELS: readonly [string, QueueOptions][] = [
   ['by the ring', {}],
   ['on a kernel without them, by node:fs', { without: PATHS }],
@@ -152,11 +152,11 @@ test('resolve keeps a path beneath its directory, and off links', async (t) => {
 })
 
 test('an operation that the kernel lacks says so, and which kernel has it', async (t) => {
-  const without = ['fallocate', 'mkdirat', 'poll_add']
+  const without = ['fallocate', 'mkdirat', 'poll_add'] as const
   const queue = ring(t, { without })
   const { operations } = queue.capabilities
   for (const name of without) t.false(operations[name])
-  t.true(operations['read'])
+  t.true(operations.read)
   const file = await queue.open(path.join(folder(t), 'file'), 'w')
   const lacking = [
     [() => file.allocate(0, 1), 'Linux 5.6'],

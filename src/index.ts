@@ -3,6 +3,7 @@
  */
 export type { BatchResult, SubmitOptions } from './batch.js'
 export type { BatchOperation } from './batch-operation.js'
+export type { Capabilities, CapabilityLimits, NotInUse, OperationName } from './capabilities.js'
 export type { CopyOptions } from './copy.js'
 export {
   AbortError,
@@ -26,16 +27,16 @@ export {
   type SyncRangeSettings,
 } from './op-files.js'
 export type { MakeSettings, OpenSettings, PathLike, Resolve, StatSettings } from './op-paths.js'
-export type { BackendChoice, QueueOptions, TaskRun } from './options.js'
+export type { BackendChoice, QueueOptions } from './options.js'
 export type { MakeOptions, StatOptions } from './paths.js'
 export {
-  type Capabilities,
   type OpenOptions,
   Queue,
   type QueueStats,
   type RoundTripOptions,
 } from './queue.js'
 export type { ReplaceOptions } from './replace.js'
+export type { Reap, SetupFlags, SetupOptions, TaskRun } from './setup.js'
 export { Stats } from './stats.js'
 export type { Unavailable } from './unavailable.js'
 export type { ManyLengths, Positions } from './volume.js'

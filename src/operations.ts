@@ -14,6 +14,7 @@ import {
   OP_STATX,
   OP_TIMEOUT,
   REFUSED_CLOSED,
+  REFUSED_CREDENTIALS,
   REFUSED_FAILED,
   REFUSED_PATH,
   REFUSED_UNKNOWN_CHUNK,
@@ -26,6 +27,7 @@ import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { File } from './file.js'
 import type { FileState } from './file-state.js'
+import { cannotPoll } from './iopoll.js'
 import { Kernel } from './kernel.js'
 import { LimitKeeper, type Limits, overBefore } from './limits.js'
 import { arriveMany, bytesOfMany, startMany } from './many.js'
@@ -52,7 +54,7 @@ import { startBackend } from './start.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 
-const { EBADF, ECANCELED, EINTR, ENAMETOOLONG, ENOENT, ETIME } = ERRNO
+const { EBADF, ECANCELED, EINTR, ENAMETOOLONG, ENOENT, ENOTSUP, ETIME } = ERRNO
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -274,6 +276,8 @@ export class Operations {
         return systemError(EBADF, syscallOf(op.opcode))
       case REFUSED_PATH:
         return refusedPath(op)
+      case REFUSED_CREDENTIALS:
+        return uringError('ERR_URING_CREDENTIALS')
       case REFUSED_UNKNOWN_CHUNK:
         return this.transfers.bufferGone(op)
       default:
@@ -392,6 +396,8 @@ export class Operations {
       this.settle(op, result)
     } else if (result >= 0) {
       this.settle(op, op.kind === KIND_TRANSFER ? op.done : undefined)
+    } else if (result === -ENOTSUP && this.options.iopoll && op.file?.blockBytes) {
+      this.fail(op, cannotPoll(op.file.fd, result, syscall))
     } else {
       const { path, dest } = op
       const bytesWritten = bytesWrittenBy(op)
