@@ -319,8 +319,9 @@ loopTest(
       outcomes[i] = await other.writeAt(Buffer.from('x'), 0).catch(({ code }) => code)
     })
     const written = () => outcomes.filter((outcome) => outcome === 1).length
+    while (written() <= 896) await after(20)
     for (let before = -1; before < written(); await after(500)) before = written()
-    t.true(written() > 896 && written() < 1024, `${written()} of 1024 were written`)
+    t.true(written() < 1024, 'none was held up')
     for (const other of others) t.true((await other.bytesAt(0, 1)).length <= 1)
     const late = others.findIndex((_, i) => outcomes[i] === undefined)
     await others[late]?.close({ timeoutMs: 0 })
