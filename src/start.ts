@@ -12,7 +12,7 @@ import { chosen, explainUnavailable, type Unavailable } from './unavailable.js'
 
 /** Completions that are delivered at once, at most. */
 const BATCH_MAX = 4096
-/** What no queue can do without. Linux 5.6 has all of it; older kernels cannot say what they have. */
+/** What no queue can do without. Linux 5.6 has all of it. */
 const NEEDED = ['nop', 'read', 'write', 'fsync', 'openat', 'close', 'statx', 'timeout']
 /**
  * The process or the system has no descriptor left just now. That passes, and says nothing about
@@ -107,8 +107,11 @@ function refused(errno: number, options: EngineOptions): Refused {
   return { reason: explainUnavailable(errno) }
 }
 
+/** By the probe, or where that is refused by a feature that came with them. */
 function missing(granted: EngineCapabilities | null): boolean {
-  return NEEDED.some((name) => granted?.operations[name] !== true)
+  const { operations = {}, features = {} } = granted ?? {}
+  const hasProbed = Object.values(operations).includes(true)
+  return hasProbed ? !NEEDED.every((name) => operations[name]) : features['rw_cur_pos'] !== true
 }
 
 function startUring(
