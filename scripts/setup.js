@@ -131,7 +131,8 @@ function replace(from, to) {
 }
 
 const installInputs = () => digest(['package-lock.json'])
-const bindingInputs = () => digest([...BINDING_SOURCES, 'node_modules/@napi-rs/cli/package.json'])
+export const bindingInputs = () =>
+  digest([...BINDING_SOURCES, 'node_modules/@napi-rs/cli/package.json'])
 const distInputs = () =>
   digest(['src', 'index.d.ts', 'tsconfig.json', 'node_modules/typescript/package.json'])
 
@@ -151,11 +152,11 @@ function digest(paths) {
   return hash.digest('hex')
 }
 
-function stampHolds(stamp, inputs) {
+export function stampHolds(stamp, inputs) {
   return existsSync(stamp) && readFileSync(stamp, 'utf8') === inputs
 }
 
-function writeStamp(stamp, inputs) {
+export function writeStamp(stamp, inputs) {
   mkdirSync(join(stamp, '..'), { recursive: true })
   writeFileSync(stamp, inputs)
 }

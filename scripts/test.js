@@ -69,6 +69,11 @@ const fastSteps = [
     command: bin('tsc', '-p', 'tsconfig.check.json'),
   },
   {
+    name: 'release',
+    title: 'the binary that is published: size, and the oldest glibc',
+    command: ['node', 'scripts/release/build.js', '--check'],
+  },
+  {
     name: 'ava',
     title: 'ava',
     command: bin('ava', ...matches, ...(files.length > 0 ? files : ['__test__/*.test.ts'])),

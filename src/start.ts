@@ -5,8 +5,9 @@
 import { type Backend, type Deliver, type RawFunctions, UringBackend } from './backend.js'
 import { uringError } from './errors.js'
 import { NodeBackend } from './fallback/backend.js'
-import { type Engine, type EngineOptions, loadBinding } from './native.js'
+import { type Engine, type EngineCapabilities, type EngineOptions, loadBinding } from './native.js'
 import type { BackendChoice } from './options.js'
+import { asksByName, plain, setupRefused } from './setup.js'
 import { chosen, explainUnavailable, type Unavailable } from './unavailable.js'
 
 /** Completions that are delivered at once, at most. */
@@ -49,10 +50,68 @@ export function startBackend(
   }
   const started = startUring(options, deliver, pairs)
   if (started instanceof UringBackend) return { backend: started, pairs }
-  if (choice === 'io_uring' || PASSING.has(started.reason.code)) {
-    throw uringError('ERR_URING_UNAVAILABLE', started)
-  }
+  checkFallback(choice, options, started)
   return { backend: new NodeBackend(options, deliver, pairs, started.reason), pairs }
+}
+
+/**
+ * Throws where node:fs may not stand in for the ring: it was not chosen, the reason will pass, or the
+ * caller asked for a restriction, which only a ring has.
+ */
+function checkFallback(choice: BackendChoice, options: EngineOptions, refused: Refused): void {
+  if (choice === 'auto' && !PASSING.has(refused.reason.code) && options.restrict === undefined)
+    return
+  throw uringError('ERR_URING_UNAVAILABLE', refused)
+}
+
+/** What a queue would be granted, what it would run on, and why. */
+export interface Probed {
+  readonly granted: EngineCapabilities
+  readonly name: Backend['name']
+  readonly reason: Unavailable | undefined
+}
+
+/** What {@link startBackend} would start, without keeping it. Throws as it does. */
+export function probeBackend(choice: BackendChoice, options: EngineOptions): Probed {
+  let reason = chosen()
+  if (choice !== 'node:fs') {
+    const probed = probeUring(options)
+    if (!('reason' in probed)) return { granted: probed, name: 'io_uring', reason: undefined }
+    checkFallback(choice, options, probed)
+    reason = probed.reason
+  }
+  const backend = new NodeBackend(options, () => {}, new Int32Array(0), reason)
+  const granted = backend.capabilities() as EngineCapabilities
+  backend.close()
+  return { granted, name: backend.name, reason }
+}
+
+function probeUring(options: EngineOptions): EngineCapabilities | Refused {
+  if (process.platform !== 'linux') return { reason: explainUnavailable(undefined) }
+  let engine: typeof Engine
+  try {
+    engine = loadBinding().Engine
+  } catch (cause) {
+    return { reason: explainUnavailable(cause), cause }
+  }
+  const granted = engine.probe(options)
+  if (typeof granted === 'number') return refused(granted, options)
+  return missing(granted) ? { reason: explainUnavailable(-22) } : granted
+}
+
+/** Why there is no ring: none is to be had, or, which throws, none with what was asked for by name. */
+function refused(errno: number, options: EngineOptions): Refused {
+  if (asksByName(options) && typeof loadBinding().Engine.probe(plain(options)) !== 'number') {
+    throw setupRefused(errno, options)
+  }
+  return { reason: explainUnavailable(errno) }
+}
+
+/** By the probe, or where that is refused by a feature that came with them. */
+function missing(granted: EngineCapabilities | null): boolean {
+  const { operations = {}, features = {} } = granted ?? {}
+  const hasProbed = Object.values(operations).includes(true)
+  return hasProbed ? !NEEDED.every((name) => operations[name]) : features['rw_cur_pos'] !== true
 }
 
 function startUring(
@@ -68,17 +127,10 @@ function startUring(
     return { reason: explainUnavailable(cause), cause }
   }
   const errno = engine.start(options, deliver, pairs.buffer)
-  if (errno < 0) return { reason: explainUnavailable(errno) }
+  if (errno < 0) return refused(errno, options)
   const raw = engine.functions() as RawFunctions | null
   if (raw === null) return { reason: explainUnavailable(-12) }
-  if (hasNeeded(engine)) return new UringBackend(engine, raw)
+  if (!missing(engine.capabilities())) return new UringBackend(engine, raw)
   engine.close(0)
   return { reason: explainUnavailable(-22) }
-}
-
-/** By the probe, or where that is refused by a feature that came with them. */
-function hasNeeded(engine: Engine): boolean {
-  const { operations = {}, features = {} } = engine.capabilities() ?? {}
-  const hasProbed = Object.values(operations).includes(true)
-  return hasProbed ? NEEDED.every((name) => operations[name]) : features['rw_cur_pos'] === true
 }

@@ -55,9 +55,8 @@ const UNAVAILABLE: Readonly<Record<string, readonly [message: string, help: stri
     'Linux 5.10 or later is needed (`uname -r`); try it without options.',
   ],
   ENOTSUP: [
-    'The kernel can lose completions (IORING_FEAT_NODROP is of Linux 5.5), or this runtime does not ' +
-      'export the functions of libuv.',
-    'Run it under Node.js, on Linux 5.10 or later.',
+    'The kernel can lose completions (IORING_FEAT_NODROP is of Linux 5.5).',
+    'Run it on Linux 5.10 or later.',
   ],
   ERR_DLOPEN_FAILED: [
     'The binary of node-uring is here but cannot be loaded.',
