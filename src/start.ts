@@ -2,6 +2,7 @@
  * Chooses what a queue runs on, once, when it is made: io_uring, or node:fs where that is missing or
  * forbidden. Nothing that happens to an operation later changes it.
  */
+import { constants } from 'node:os'
 import { type Backend, type Deliver, type RawFunctions, UringBackend } from './backend.js'
 import { uringError } from './errors.js'
 import { NodeBackend } from './fallback/backend.js'
@@ -9,6 +10,7 @@ import { type Engine, type EngineOptions, loadBinding } from './native.js'
 import type { BackendChoice } from './options.js'
 import { chosen, explainUnavailable, type Unavailable } from './unavailable.js'
 
+const { EOPNOTSUPP } = constants.errno
 /** Completions that are delivered at once, at most. */
 const BATCH_MAX = 4096
 /** What no queue can do without. Linux 5.6 has all of it; older kernels cannot say what they have. */
@@ -61,6 +63,8 @@ function startUring(
   pairs: Int32Array<ArrayBuffer>,
 ): UringBackend | Refused {
   if (process.platform !== 'linux') return { reason: explainUnavailable(undefined) }
+  // Bun exports libuv's functions, and aborts the process when one is called.
+  if (process.versions['bun'] !== undefined) return { reason: explainUnavailable(-EOPNOTSUPP) }
   let engine: Engine
   try {
     engine = new (loadBinding().Engine)()
