@@ -4,10 +4,10 @@ import { execFile, fork, spawn, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { promisify } from 'node:util'
-import test from 'ava'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, ring } from './helpers/ring.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
+import test from './helpers/test.js'
 
 const MIB = 1 << 20
 const PAGE = 4096

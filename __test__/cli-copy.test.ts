@@ -35,6 +35,15 @@ test('files of no byte, one byte, 3 MiB + 1 and 40 MiB are copied byte for byte'
   t.is(fs.readdirSync(place).length, 8, 'no temporary file is left')
 })
 
+test('where there is no ring the copy is made by node:fs', async (t) => {
+  const place = folder(t)
+  const [source, target] = [path.join(place, 'source'), path.join(place, 'target')]
+  fs.writeFileSync(source, numbered(3 * MIB + 1))
+  const env = { NAPI_RS_NATIVE_LIBRARY_PATH: path.join(place, 'none.node') }
+  assertEnded(t, await cli(['copy', source, target], { env }))
+  t.true(fs.readFileSync(target).equals(fs.readFileSync(source)))
+})
+
 test('a name as long as names can be is no hindrance', async (t) => {
   const place = folder(t)
   const source = path.join(place, 'ä'.repeat(127))

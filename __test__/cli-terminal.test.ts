@@ -1,6 +1,7 @@
 // biome-ignore-all lint/suspicious/noControlCharactersInRegex: they are what is looked for
 // What the command line draws: widths, bars, tables, numbers; and all of it on a terminal of its own.
 
+import fs from 'node:fs'
 import path from 'node:path'
 import test from 'ava'
 import fc from 'fast-check'
@@ -16,7 +17,7 @@ import {
   wrap,
 } from '../src/cli/terminal.ts'
 import { about, bytes, count, duration, parseBytes } from '../src/cli/units.ts'
-import { onTerminal } from './helpers/cli.js'
+import { interruptOnTerminal, onTerminal } from './helpers/cli.js'
 import { folder } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 
@@ -171,7 +172,8 @@ scripted('on a terminal nop shows how it goes, and takes that away', async (t) =
 scripted(
   'ctrl-C typed on a terminal ends nop with its summary, on a line of its own',
   async (t) => {
-    const { code, stdout } = await onTerminal(['nop'], "sleep 2; printf '\\003'; sleep 3")
+    const log = path.join(folder(t), 'log')
+    const { code, stdout } = await interruptOnTerminal(['nop'], 'p50', log)
     t.is(code, 130)
     const lines = screen(stdout).map((line) => line.replaceAll(/\x1b\[\d+m/g, ''))
     t.true(
@@ -181,6 +183,15 @@ scripted(
     t.false(lines.some((line) => /p50 \d/.test(line)))
   },
 )
+
+scripted('ctrl-C typed on a terminal leaves nothing of bench, and an empty line', async (t) => {
+  const place = folder(t)
+  const args = ['bench', path.join(place, 'made'), '--length', '1M', '--ms', '60000']
+  const { code, stdout } = await interruptOnTerminal(args, '×1', path.join(place, 'log'))
+  t.is(code, 130)
+  t.is(screen(stdout).join(''), '', stdout)
+  t.deepEqual(fs.readdirSync(place), ['log'])
+})
 
 scripted('on a terminal bench shows a bar, and takes that away', async (t) => {
   const file = path.join(folder(t), 'made')

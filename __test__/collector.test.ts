@@ -1,8 +1,8 @@
 // What the garbage collector may and may not take: programs in a Node of their own, with --expose-gc.
 
-import test from 'ava'
 import { childJson, fixture, type KeptResults, runChild } from './helpers/child.js'
 import { fifo, scratch } from './helpers/scratch.js'
+import test from './helpers/test.js'
 
 /** Begins every program: a collection that has run its finalizers, and a way to fail. */
 const PROLOGUE = `

@@ -2,10 +2,10 @@
 // does never reaches another file that has its number, or its place in the table, by now.
 
 import fs from 'node:fs'
-import test, { type ExecutionContext } from 'ava'
 import type { QueueOptions } from 'node-uring'
 import { assertIdle, rejection, ring } from './helpers/ring.js'
 import { scratch } from './helpers/scratch.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 /** A descriptor of node:fs that has the number `fd`, which nobody uses. */
 function take(t: ExecutionContext, fd: number, path: string): void {

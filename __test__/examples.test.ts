@@ -5,9 +5,9 @@ import http from 'node:http'
 import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import test from 'ava'
 import { assertEnded, type ChildOptions, type Ended, runChild } from './helpers/child.js'
 import { folder } from './helpers/scratch.js'
+import test from './helpers/test.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const examples = path.join(root, 'examples')

@@ -54,7 +54,7 @@ try {
 }
 
 async function main(): Promise<void> {
-  const queue = new Queue()
+  const queue = new Queue({ backend: 'io_uring' })
   const folder = mkdtempSync(join(process.argv[2] ?? tmpdir(), 'node-uring-start-'))
   const undo = onExit(() => rmSync(folder, { recursive: true, force: true }))
   const path = join(folder, 'data.bin')

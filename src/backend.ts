@@ -67,6 +67,7 @@ export const REFUSED_FILE_IN_FLIGHT = 7
 export const REFUSED_UNKNOWN_CHUNK = 8
 export const REFUSED_RANGE = 9
 export const REFUSED_ARGUMENT = 10
+export const REFUSED_CREDENTIALS = 13
 export const REFUSED_BUFFER_GONE = 64
 
 /** Answers of {@link Backend.take} that are no chunk. Others below -1000 are an errno. */
@@ -152,6 +153,8 @@ export interface Backend extends RawFunctions {
   /** Whether the operation at `slot` is staged and has not been submitted. */
   isStaged(slot: number): boolean
   setWanted(wanted: boolean): void
+  /** The ring's descriptor, or null when closed. */
+  handle(): number | null
   stats(): EngineStats | null
   capabilities(): EngineCapabilities | null
   /** Ends it; true when the kernel let go of everything within `patienceMs`. */
@@ -214,6 +217,9 @@ export class UringBackend implements Backend {
   }
   setWanted(wanted: boolean): void {
     this.#engine.setWanted(wanted)
+  }
+  handle(): number | null {
+    return this.#engine.handle()
   }
   stats(): EngineStats | null {
     return this.#engine.stats()

@@ -128,6 +128,15 @@ const URING_ERRORS = {
   ERR_URING_UNSUPPORTED: (d: CommonDetails & { feature: string; needs: string }) =>
     `${d.feature} is not supported here: it needs ${d.needs}`,
 
+  /**
+   * The user or the groups of the process changed (setresuid(2), setgroups(2)) after a queue with
+   * `sqpoll` was made: its kernel thread would look paths up as who the process was. Files that are
+   * open stay usable. Do: make a new queue.
+   */
+  ERR_URING_CREDENTIALS: (_: NoDetails) =>
+    'The process is another user or group than when this queue with sqpoll was made, whose kernel ' +
+    'thread would open files as before. Make a new queue',
+
   /** `free` was given a buffer that was freed or transferred before. Do: free a buffer once. */
   ERR_URING_FREED: (_: NoDetails) => 'The buffer was freed or transferred before',
 

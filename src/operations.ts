@@ -15,6 +15,7 @@ import {
   OP_TIMEOUT,
   OP_WRITE,
   REFUSED_CLOSED,
+  REFUSED_CREDENTIALS,
   REFUSED_FAILED,
   REFUSED_UNKNOWN_CHUNK,
   REFUSED_UNKNOWN_FILE,
@@ -24,6 +25,7 @@ import { startChain } from './batch.js'
 import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
+import { cannotPoll } from './iopoll.js'
 import { LimitKeeper, type Limits, overBefore } from './limits.js'
 import { arriveMany, bytesOfMany, startMany } from './many.js'
 import { Memory } from './memory.js'
@@ -48,7 +50,7 @@ import { startBackend } from './start.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 
-const { EBADF, ECANCELED, EINTR, ETIME } = ERRNO
+const { EBADF, ECANCELED, EINTR, ENOTSUP, ETIME } = ERRNO
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -250,6 +252,8 @@ export class Operations {
         return this.ended?.() ?? internalError('the engine has failed and did not say so')
       case REFUSED_UNKNOWN_FILE:
         return systemError(EBADF, syscallOf(op.opcode))
+      case REFUSED_CREDENTIALS:
+        return uringError('ERR_URING_CREDENTIALS')
       case REFUSED_UNKNOWN_CHUNK:
         return this.transfers.bufferGone(op)
       default:
@@ -368,6 +372,8 @@ export class Operations {
       this.settle(op, result)
     } else if (result >= 0) {
       this.settle(op, op.kind === KIND_TRANSFER ? op.done : undefined)
+    } else if (result === -ENOTSUP && this.options.iopoll && op.file?.blockBytes) {
+      this.fail(op, cannotPoll(op.file.fd, result, syscall))
     } else {
       const { path, dest } = op
       const bytesWritten = bytesWrittenBy(op)

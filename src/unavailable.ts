@@ -55,9 +55,8 @@ const UNAVAILABLE: Readonly<Record<string, readonly [message: string, help: stri
     'Linux 5.10 or later is needed (`uname -r`); try it without options.',
   ],
   ENOTSUP: [
-    'The kernel can lose completions (IORING_FEAT_NODROP is of Linux 5.5), or this runtime does not ' +
-      'export the functions of libuv.',
-    'Run it under Node.js, on Linux 5.10 or later.',
+    'The kernel can lose completions (IORING_FEAT_NODROP is of Linux 5.5).',
+    'Run it on Linux 5.10 or later.',
   ],
   ERR_DLOPEN_FAILED: [
     'The binary of node-uring is here but cannot be loaded.',
@@ -108,8 +107,12 @@ export function chosen(): Unavailable {
 function noBinary(failure: unknown): Unavailable {
   const [code, errno] = ['MODULE_NOT_FOUND', undefined]
   const wanted = missingPackages(failure).find((name) => PACKAGES.includes(name))
+  if (wanted === undefined && process.env['NAPI_RS_NATIVE_LIBRARY_PATH']) {
+    const message = 'NAPI_RS_NATIVE_LIBRARY_PATH names no binary of node-uring.'
+    return { code, errno, message, help: 'Correct it, or leave it out.' }
+  }
   if (wanted === undefined) {
-    const message = `There is no binary of node-uring for ${process.platform} on ${process.arch}.`
+    const message = `No binary of node-uring was found for ${process.platform} on ${process.arch}.`
     const help = 'There are some for Linux on x64 and arm64; others can be built from a clone.'
     return { code, errno, message, help }
   }

@@ -14,10 +14,21 @@ export function cli(args: readonly string[], options: ChildOptions = {}): Promis
   return runChild(CLI, { ...options, args, env })
 }
 
-/** Runs it on a terminal, by script(1); `keys` is a shell command whose output is typed. */
-export function onTerminal(args: readonly string[], keys?: string): Promise<Ended> {
-  const typed = keys === undefined ? '' : `(${keys}) | `
-  const under = ['sh', '-c', `${typed}script -qec "$*" /dev/null`, 'sh']
+/** Runs it on a terminal, by script(1). */
+export function onTerminal(args: readonly string[]): Promise<Ended> {
+  const under = ['sh', '-c', 'script -qec "$*" /dev/null', 'sh']
+  return cli(args, { under, env: { TERM: 'xterm' } })
+}
+
+/** Runs it on a terminal, and types ctrl-C when `seen` is on the screen. `log` is a file to make. */
+export function interruptOnTerminal(
+  args: readonly string[],
+  seen: string,
+  log: string,
+): Promise<Ended> {
+  const wait = `until grep -q '${seen}' '${log}' 2>/dev/null; do sleep 0.1; done`
+  const typing = `{ ${wait}; printf '\\003'; sleep 1; }`
+  const under = ['sh', '-c', `${typing} | script -qfec "$*" '${log}'`, 'sh']
   return cli(args, { under, env: { TERM: 'xterm' } })
 }
 

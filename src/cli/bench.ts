@@ -62,7 +62,7 @@ export const bench: Command = {
   usage: USAGE,
   async run(args) {
     const plan = planOf(args)
-    const queue = new Queue()
+    const queue = new Queue({ backend: 'io_uring' })
     try {
       const isOurs = statSync(plan.path, { throwIfNoEntry: false }) === undefined
       if (plan.kind === 'write' && !isOurs && !plan.force) {

@@ -29,7 +29,7 @@ ${PIECES_AT_ONCE} MiB are in flight at once. Then both files are read again and 
 compared; what is in the page cache comes from there. TARGET has the permissions
 of SOURCE, is on stable storage, and appears whole or not at all: it is written
 under another name beside it. In a folder it gets the name of SOURCE. ctrl-C
-leaves nothing behind.
+leaves nothing behind. Where there is no io_uring it copies by node:fs.
 `
 
 export const copy: Command = {

@@ -17,8 +17,8 @@ Usage: npx node-uring doctor [--json]
 
 It looks at the kernel, at what may forbid io_uring (sysctl, seccomp, a security
 module), at limits, and at the package and its binary; then it makes a queue,
-sends nops round and reads a file. It changes nothing. Exit code 1 when io_uring
-cannot be used here.
+sends nops round and reads a file. It changes nothing. Exit code 1 when queues
+can run on node:fs only.
 `
 
 const MARKS: Readonly<Record<Status, readonly [mark: string, style: Style]>> = {
@@ -52,7 +52,7 @@ function isFatal({ name, status }: Finding): boolean {
 
 function json({ facts, ring, binary }: Case, findings: Finding[], isUsable: boolean): string {
   const { version } = manifest
-  const backend = isUsable ? 'io_uring' : null
+  const backend = isUsable ? 'io_uring' : 'node:fs'
   return JSON.stringify({ version, backend, findings, facts, binary, ring }, null, 2)
 }
 
@@ -68,10 +68,7 @@ function report(groups: ReturnType<typeof diagnose>, isUsable: boolean, it: Case
   const todo = groups.flatMap((group) => group.findings).filter(isToDo).length
   const verdict = isUsable
     ? paint('green', 'io_uring works here.')
-    : paint(
-        'red',
-        `io_uring does not work here${it.ring.reason ? ` (${it.ring.reason.code})` : ''}.`,
-      )
+    : `${paint('red', `io_uring does not work here${why(it)}:`)} queues run on node:fs, slower.`
   const rest =
     todo === 0 ? '' : ` ${todo} finding${todo === 1 ? '' : 's'} to look at, marked → above.`
   return [...lines, '', verdict + rest].join('\n')
@@ -81,6 +78,10 @@ function report(groups: ReturnType<typeof diagnose>, isUsable: boolean, it: Case
 function commands(line: string, paint: Paint): string {
   const isColored = paint('bold', '') !== ''
   return isColored ? line.replaceAll(/`([^`]*)`/g, (_, command) => paint('bold', command)) : line
+}
+
+function why({ ring: { reason } }: Case): string {
+  return reason === null ? '' : ` (${reason.code})`
 }
 
 function isToDo({ status, help }: Finding): boolean {

@@ -35,6 +35,8 @@ export function watchEnd(): void {
     ['SIGTERM', 15],
   ] as const) {
     process.on(signal, () => {
+      // The terminal has written `^C` where the cursor was.
+      if (signal === 'SIGINT' && process.stderr.isTTY) process.stderr.write('\r\x1b[K')
       const stop = graceful
       graceful = undefined
       if (stop === undefined) process.exit(128 + number)

@@ -45,7 +45,7 @@ export const nop: Command = {
     const unlimited = process.stdout.isTTY ? Infinity : COUNT_UNSEEN
     const samples =
       values.count === undefined ? unlimited : integer(values.count, '--count', 1, COUNT_MAX)
-    const queue = new Queue()
+    const queue = new Queue({ backend: 'io_uring' })
     try {
       const { summary, distribution, interrupted } = await measure(queue, samples, concurrency)
       const rows = distribution.rows()

@@ -353,7 +353,15 @@ export class NodeBackend implements Backend {
       operations: { ...OPERATIONS },
       registeredFiles: 0,
       registeredMemory: ERRNO.ENOTSUP,
+      refused: {},
+      ownThread: false,
+      chainMax: entries,
     }
+  }
+
+  /** There is no ring to attach to. */
+  handle(): null {
+    return null
   }
 
   /** Ends it at once: nobody can be waited for here. True when node:fs has nothing any more. */

@@ -107,7 +107,7 @@ export function perform(request: Request, timers: Timers, done: Done): number | 
   try {
     return call(request, timers, done)
   } catch (error) {
-    // Arguments that the kernel would refuse, too: a position that overflows with the length.
+    // An argument that node:fs refuses; the kernel would, too.
     return errnoOf(error)
   }
 }
@@ -195,47 +195,77 @@ function transfer(move: Move, timers: Timers, done: Done): number | undefined {
     throughLine(move, timers, done)
     return undefined
   }
-  const over = (result: number): void => {
-    if (result !== -ERRNO.ESPIPE) {
-      done(result)
-    } else {
-      file.stream = true
-      if (move.unwanted) done(-ERRNO.ECANCELED)
-      else throughLine(move, timers, done)
+  let at: number | bigint | null = position
+  if (opcode === OP_WRITE) {
+    // fs.write takes no bigint, and a number that is not exact for the current position.
+    if (position > Number.MAX_SAFE_INTEGER) {
+      return BigInt(position) + BigInt(length) > POSITION_MAX ? -ERRNO.EINVAL : -ERRNO.EFBIG
     }
+    // Linux writes at the end whatever the position, and says by it whether there are any.
+    at = file.append && process.platform !== 'linux' ? null : Number(position)
   }
-  if (opcode === OP_READ) {
-    attempt(move, file.fd, position, over)
-    return undefined
-  }
-  if (file.append) {
-    attempt(move, file.fd, null, over)
-    return undefined
-  }
-  // fs.write takes no bigint, and a number that is not exact for the current position.
-  if (position > Number.MAX_SAFE_INTEGER) {
-    return BigInt(position) + BigInt(length) > POSITION_MAX ? -ERRNO.EINVAL : -ERRNO.EFBIG
-  }
-  attempt(move, file.fd, Number(position), over)
-  return undefined
+  if (file.stream === undefined && at !== null) return probe(move, at, timers, done)
+  return attempt(move, file.fd, at, done)
 }
 
+/**
+ * Makes one of the first transfers of a file, of which nobody knows yet whether it has positions. Where
+ * it has none all of them come back at once, in any order, and go on in the order of their calls.
+ */
+function probe(
+  move: Move,
+  position: number | bigint,
+  timers: Timers,
+  done: Done,
+): number | undefined {
+  const file = move.file as OpenFile
+  // None is made once one has come back, so these are 0, 1, 2 …
+  const number = file.probes++
+  const refused = attempt(move, file.fd, position, (result) => {
+    file.probes--
+    file.stream ??= result === -ERRNO.ESPIPE
+    if (result !== -ERRNO.ESPIPE) done(result)
+    else file.early.push({ number, go: () => throughLine(move, timers, done) })
+    if (file.probes > 0) return
+    const early = file.early.splice(0)
+    for (const { go } of early.sort((one, other) => one.number - other.number)) go()
+  })
+  if (refused !== undefined) file.probes--
+  return refused
+}
+
+/** Gives an errno when node:fs refuses the arguments: a position that overflows with the length. */
 function attempt(
   { opcode, memory, offset, length }: Move,
   fd: number,
   position: number | bigint | null,
   done: Done,
-): void {
+): number | undefined {
   const over = (error: Error | null, count: number): void => {
     done(error === null ? count : errnoOf(error))
   }
-  if (opcode === OP_READ) fs.read(fd, memory as Uint8Array, offset, length, position, over)
-  else fs.write(fd, memory as Uint8Array, offset, length, position as number | null, over)
+  try {
+    if (opcode === OP_READ) fs.read(fd, memory as Uint8Array, offset, length, position, over)
+    else fs.write(fd, memory as Uint8Array, offset, length, position as number | null, over)
+    return undefined
+  } catch (error) {
+    return errnoOf(error)
+  }
 }
 
 /** Behind those that read the same stream, or write to it. */
 function throughLine(move: Move, timers: Timers, done: Done): void {
-  const line = lineOf(move.file as OpenFile, move.opcode === OP_READ, timers)
+  const file = move.file as OpenFile
+  if (file.probes > 0) {
+    // Those before it are not in the line yet.
+    file.early.push({ number: Number.MAX_SAFE_INTEGER, go: () => throughLine(move, timers, done) })
+    return
+  }
+  if (move.unwanted) {
+    done(-ERRNO.ECANCELED)
+    return
+  }
+  const line = lineOf(file, move.opcode === OP_READ, timers)
   move.withdraw = line.push((fd, over) => attempt(move, fd, null, over), done)
 }
 

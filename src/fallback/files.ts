@@ -18,8 +18,11 @@ export interface OpenFile {
   readonly flags: number
   /** Writes have no position: the system puts them at the end. */
   readonly append: boolean
-  /** Reads and writes have no position: found out by the first, which is refused with ESPIPE. */
-  stream: boolean
+  /** Whether reads and writes have no position: found out by the first ones, by ESPIPE. */
+  stream: boolean | undefined
+  /** How many of the first ones are out, and those that came back with ESPIPE, by their number. */
+  probes: number
+  readonly early: { number: number; go: () => void }[]
   /** Of a stream: where its reads and writes wait for each other. */
   reads: StreamLine | undefined
   writes: StreamLine | undefined
@@ -50,7 +53,9 @@ export class FileTable {
       fd,
       flags,
       append: isAppend(flags),
-      stream: false,
+      stream: undefined,
+      probes: 0,
+      early: [],
       reads: undefined,
       writes: undefined,
       holds: 0,

@@ -216,11 +216,21 @@ export class Turns {
     this.running++
     limit.withdraw = this.#timers.after(timeLeftMs(limit), () => {
       this.running--
-      request.limit = undefined
-      // As the kernel, which cannot stop everything either.
-      const stopped = this.#withdraw(request, -ERRNO.ECANCELED)
-      this.#complete(limit, stopped ? -ERRNO.ETIME : -ERRNO.EALREADY)
+      limit.withdraw = undefined
+      this.#withdraw(request, -ERRNO.ECANCELED)
     })
+  }
+
+  /** The request that it bounds is over. Its time had come before, or it was not needed. */
+  #endLimit(limit: Request, result: number): void {
+    if (limit.over) return
+    if (limit.withdraw === undefined) {
+      // As the kernel, which cannot stop everything either.
+      const stopped = result === -ERRNO.ECANCELED
+      this.#complete(limit, stopped ? -ERRNO.ETIME : -ERRNO.EALREADY)
+    } else {
+      this.#withdraw(limit, -ERRNO.ECANCELED)
+    }
   }
 
   #advance(request: Request, result: number): void {
@@ -232,10 +242,7 @@ export class Turns {
   #over(request: Request, result: number): Request | undefined {
     this.#complete(request, result)
     const { next, flags, limit } = request
-    if (limit !== undefined) {
-      request.limit = undefined
-      this.#withdraw(limit, -ERRNO.ECANCELED)
-    }
+    if (limit !== undefined) this.#endLimit(limit, result)
     if (next === undefined) return undefined
     if ((flags & FLAG_HARDLINK) !== 0 || succeeded(request, result)) return next
     // A broken link ends the chain, hard links behind it included. io_uring_enter(2).

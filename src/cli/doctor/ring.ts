@@ -3,9 +3,10 @@
  * there in any case, and opens it for direct I/O, which registers memory. It writes nothing.
  */
 import { closeSync, openSync, readSync } from 'node:fs'
+import type { Capabilities } from '../../capabilities.js'
 import { UringError } from '../../errors.js'
 import type { RoundTripSummary } from '../../histogram.js'
-import { type Capabilities, Queue } from '../../queue.js'
+import { Queue } from '../../queue.js'
 import type { Unavailable } from '../../unavailable.js'
 
 const SAMPLES = 2000
