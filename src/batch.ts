@@ -13,8 +13,16 @@ import {
   OP_WRITE,
   syscallOf,
 } from './backend.js'
-import { invalidArgType, invalidArgValue, rejected, systemError, uringError } from './errors.js'
+import {
+  abortError,
+  invalidArgType,
+  invalidArgValue,
+  rejected,
+  systemError,
+  uringError,
+} from './errors.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
+import { hasBytes } from './memory.js'
 import { BatchOperation } from './op.js'
 import type { Operations } from './operations.js'
 import {
@@ -74,13 +82,16 @@ export function submit(
   checkBoolean(drain, 'options.drain')
   checkBoolean(throwOnError, 'options.throwOnError')
   const limits = checkLimits(options)
+  // Read once, by index: what is checked is what is begun, whatever the array has for accessors.
+  const ours: BatchOperation[] = []
   for (let index = 0; index < list.length; index++) {
-    checkOperation(operations, list, index, linkFlag !== 0)
+    ours.push(list[index] as BatchOperation)
+    checkOperation(operations, ours, index, linkFlag !== 0)
   }
-  if (linkFlag !== 0) checkChain(operations, list)
+  if (linkFlag !== 0) checkChain(operations, ours)
   if (operations.ended !== undefined) return rejected(operations.ended())
-  if (list.length === 0) return Promise.resolve([])
-  const batch = new Batch(operations, [...list], linkFlag, drain, limits)
+  if (ours.length === 0) return Promise.resolve([])
+  const batch = new Batch(operations, ours, linkFlag, drain, limits)
   return batch.start(throwOnError)
 }
 
@@ -92,7 +103,7 @@ function checkOperation(
 ): void {
   const made = list[index]
   const name = `operations[${index}]`
-  if (!(made instanceof BatchOperation)) throw invalidArgType(name, 'made by op', made)
+  if (!BatchOperation.isMade(made)) throw invalidArgType(name, 'made by op', made)
   if (made.file !== undefined && made.file.operations !== operations) {
     throw invalidArgValue(name, made, 'is on a file of another queue')
   }
@@ -126,9 +137,14 @@ export class Batch {
   readonly #operations: Operations
   readonly #list: readonly BatchOperation[]
   readonly #link: number
-  readonly #drain: boolean
+  /** Whether the next one that is begun drains: the first that can be. */
+  #drain: boolean
   readonly #limits: Limits | undefined
+  /** What each came to. What could not be begun has its error from the start. */
   readonly #results: BatchResult[]
+  /** Keeps the queue from closing between the operations of a long batch. */
+  #whole: Operation | undefined
+  readonly #wholeNumber: number
   #settle: (() => void) | undefined
   #next = 0
   #underWay = 0
@@ -148,6 +164,14 @@ export class Batch {
     this.#drain = drain
     this.#limits = limits
     this.#results = new Array<BatchResult>(list.length).fill(0)
+    for (const [index, { file, opcode }] of list.entries()) {
+      if (file === undefined) continue
+      if (file.closed) this.#results[index] = systemError(EBADF, syscallOf(opcode))
+      // A file that is closed later waits for all of them, begun or not.
+      else file.pending++
+    }
+    this.#whole = list.length > WINDOW && link === 0 ? operations.hold() : undefined
+    this.#wholeNumber = this.#whole?.number ?? 0
   }
 
   start(throwOnError: boolean): Promise<BatchResult[]> {
@@ -179,17 +203,34 @@ export class Batch {
     if (this.#feeding) return
     this.#feeding = true
     while (this.#next < this.#list.length && this.#underWay < WINDOW) {
-      const over = this.#operations.ended?.() ?? overBefore(this.#limits, OP_NOP)
+      const over = this.#cancelled() ?? overBefore(this.#limits, OP_NOP)
       if (over !== undefined) {
         this.#endRest(over)
         break
       }
-      const { file, opcode } = this.#list[this.#next] as BatchOperation
-      if (file?.closed) this.#skip(systemError(EBADF, syscallOf(opcode)))
+      const problem = this.#problem(this.#next)
+      if (problem !== undefined) this.#skip(problem)
       else this.#operations.begin(this.#record(this.#next++))
     }
     this.#feeding = false
     this.#endIfOver()
+  }
+
+  /** Why no more are to be begun: the queue has failed, or cancels what it has. */
+  #cancelled(): Error | undefined {
+    if (this.#whole === undefined || this.#whole.number === this.#wholeNumber) return undefined
+    return this.#operations.ended?.() ?? abortError()
+  }
+
+  /** Why one of them cannot be begun. */
+  #problem(index: number): Error | undefined {
+    const before = this.#results[index] as BatchResult
+    if (before instanceof Error) return before
+    const { file, opcode, view, length } = this.#list[index] as BatchOperation
+    if (file?.cancelled) return abortError(undefined, opcode === OP_WRITE ? 0 : undefined)
+    if (view === undefined || hasBytes(view, length)) return undefined
+    const bytesWritten = opcode === OP_WRITE ? 0 : undefined
+    return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode), bytesWritten })
   }
 
   /** A record for one of the list. */
@@ -200,7 +241,8 @@ export class Batch {
     this.#underWay++
     op.batch = this
     op.index = index
-    if (index === 0 && this.#drain) op.flags = FLAG_DRAIN
+    if (this.#drain) op.flags = FLAG_DRAIN
+    this.#drain = false
     // Nothing to move is a nop, so that a chain keeps its shape.
     if (made.view === undefined || made.length > 0) op.opcode = made.opcode
     else op.opcode = OP_NOP
@@ -209,7 +251,7 @@ export class Batch {
       operations.transfers.aim(op, made.file, made.view, made.length, made.position)
     } else {
       op.kind = KIND_CALL
-      op.file = op.opcode === OP_NOP ? undefined : made.file
+      op.file = made.file
       op.offset = made.offset
       op.length = op.opcode === OP_NOP ? 0 : made.length
       op.position = made.position
@@ -217,7 +259,6 @@ export class Batch {
       op.path = made.path
       op.dest = made.dest
     }
-    if (op.file !== undefined) op.file.pending++
     if (this.#limits !== undefined) operations.limits.add(op, this.#limits)
     return op
   }
@@ -241,6 +282,8 @@ export class Batch {
     const settle = this.#settle
     this.#settle = undefined
     settle?.()
+    if (this.#whole?.number === this.#wholeNumber) this.#operations.settle(this.#whole, undefined)
+    this.#whole = undefined
   }
 
   // ---- chains -------------------------------------------------------------------------------
@@ -251,12 +294,12 @@ export class Batch {
     this.#feeding = true
     let failed = false
     while (this.#next < this.#list.length) {
-      const { file, opcode } = this.#list[this.#next] as BatchOperation
+      const { opcode } = this.#list[this.#next] as BatchOperation
       // What has failed before it began ends a soft chain, and needs no bound.
       const ends: boolean = failed && (this.#link === FLAG_LINK || opcode === OP_LINK_TIMEOUT)
-      failed = ends || file?.closed === true
-      if (ends) this.#skip(systemError(ECANCELED, syscallOf(opcode)))
-      else if (failed) this.#skip(systemError(EBADF, syscallOf(opcode)))
+      const problem: Error | undefined = ends ? systemError(ECANCELED, syscallOf(opcode)) : this.#problem(this.#next)
+      failed = problem !== undefined
+      if (problem !== undefined) this.#skip(problem)
       else members.push(this.#record(this.#next++))
     }
     this.#feeding = false
@@ -275,8 +318,11 @@ export class Batch {
 
   /** The next one ends without having begun. */
   #skip(error: Error): void {
+    const { file } = this.#list[this.#next] as BatchOperation
+    const counted = file !== undefined && !(this.#results[this.#next] instanceof Error)
     this.#underWay++
     this.put(this.#next++, error)
+    if (counted) file.leave()
   }
 }
 

@@ -179,6 +179,13 @@ export class Operations {
     return [op, new Promise<void>(keepResolve)]
   }
 
+  /** Counts something of many operations as under way, also between them, until it is settled. */
+  hold(file?: FileState): Operation {
+    const [op, promise] = this.share(OP_NOP, file, undefined)
+    promise.catch(() => {})
+    return op
+  }
+
   /** Counts work on a file that is done elsewhere as under way until it settles. */
   async outside<T>(file: FileState, work: Promise<T>): Promise<T> {
     const op = this.slots.take()
@@ -389,7 +396,7 @@ export class Operations {
     if (op.limited) this.limits.release(op)
     if (companion !== undefined) this.slots.give(companion)
     this.slots.give(op)
-    if (file !== undefined && --file.pending === 0) file.onIdle?.()
+    file?.leave()
     if (this.slots.pending === 0) this.onIdle?.()
     if (batch === undefined) resolve?.(value)
     else batch.put(index, value)

@@ -250,13 +250,14 @@ export class Slots {
 
   /** Every record under way, once; companions are not told of. */
   *all(): Generator<Operation> {
+    // First: what they stand for begins no more when they are over.
+    yield* this.#shares
     for (const op of this.bySlot) if (op.busy && op.kind !== KIND_BEHIND) yield op
     for (const line of [this.forSlot, this.forMemory]) {
       for (let op = line.head; op !== undefined; op = op.next) {
         for (const member of op.chain ?? [op]) if (member.slot < 0) yield member
       }
     }
-    yield* this.#shares
   }
 }
 

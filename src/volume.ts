@@ -3,11 +3,19 @@
  * nothing for each operation in between. They are staged in parts; a part is one record, one call into
  * the engine and one completion, and waits for room as any other operation does.
  */
-import { OP_NOP, OP_WRITE } from './backend.js'
-import { invalidArgType, invalidArgValue, outOfRange, rejected } from './errors.js'
+import { OP_NOP, OP_WRITE, syscallOf } from './backend.js'
+import {
+  abortError,
+  invalidArgType,
+  invalidArgValue,
+  outOfRange,
+  rejected,
+  uringError,
+} from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
 import type { ManyPart, Numbers } from './many.js'
+import { hasBytes } from './memory.js'
 import type { Operations } from './operations.js'
 import { KIND_MANY } from './slots.js'
 import { checkPosition } from './validate.js'
@@ -122,6 +130,14 @@ async function runParts(
   if (failure !== undefined) throw failure.error
 }
 
+/** The caller's memory, as it was at the call. */
+interface ManyMemory {
+  /** The chunk of the arena that it is in, or 0, and where it begins there. */
+  readonly chunk: number
+  readonly base: number
+  readonly bytes: Uint8Array
+}
+
 /** Where each part of a call begins and ends. */
 interface Span {
   from: number
@@ -174,7 +190,10 @@ export class Volume {
       const part = { positions: nops, lengths: 0, bytes: 0, start: 0, counts: undefined, from: 0 }
       return this.#launch(OP_NOP, undefined, undefined, part, limits)
     }
-    await runParts(parts, PARTS_AT_ONCE, count, begin, undefined)
+    await this.#whole(undefined, (check) => {
+      const checked = (index: number) => check() ?? begin(index)
+      return runParts(parts, PARTS_AT_ONCE, count, checked, undefined)
+    })
   }
 
   /** See {@link File.readMany} and {@link File.writeMany}. */
@@ -183,39 +202,60 @@ export class Volume {
     const over = this.#over(limits, opcode)
     if (over !== undefined) return rejected(over)
     const counts = new Int32Array(positions.length)
-    if (file.fills === undefined) await file.learn()
-    const operations = this.#operations
-    const inPlace = operations.memory.chunkOf(view) !== 0
-    const one = positions.length > 0 && !this.#canGoTogether(what, inPlace)
-    const spans = one
-      ? spansOf(positions.length, lengths, 0)
-      : spansOf(positions.length, lengths, inPlace ? Number.MAX_SAFE_INTEGER : COPIED_PART_BYTES)
-    const begin = ({ from, to, start, bytes }: Span): Promise<number> => {
-      if (one) return this.#single(what, from, start, bytes, counts)
-      const part: ManyPart = {
-        positions: positions.subarray(from, to) as Numbers,
-        lengths: typeof lengths === 'number' ? lengths : lengths.subarray(from, to),
-        bytes,
-        start,
-        counts,
-        from,
+    // Looked at once: a view whose memory has gone elsewhere says of its place what is not so.
+    const chunk = this.#operations.memory.chunkOf(view)
+    const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+    const memory: ManyMemory = { chunk, base: chunk === 0 ? 0 : view.byteOffset, bytes }
+    await this.#whole(file, async (check) => {
+      if (file.fills === undefined) await file.learn()
+      const inPlace = chunk !== 0
+      const one = positions.length > 0 && !this.#canGoTogether(what, memory)
+      const partBytes = one ? 0 : inPlace ? Number.MAX_SAFE_INTEGER : COPIED_PART_BYTES
+      const spans = spansOf(positions.length, lengths, partBytes)
+      const begin = (at: number): Promise<number> => {
+        const refused = check()
+        if (refused !== undefined) return refused
+        const { from, to, start, bytes: length } = spans[at] as Span
+        if (!hasBytes(bytes, start + length)) return rejected(goneError(opcode))
+        if (one) return this.#single(what, bytes, from, start, length, counts)
+        const part: ManyPart = {
+          positions: positions.subarray(from, to) as Numbers,
+          lengths: typeof lengths === 'number' ? lengths : lengths.subarray(from, to),
+          bytes: length,
+          start,
+          counts,
+          from,
+        }
+        return this.#launch(opcode, file, memory, part, limits)
       }
-      return this.#launch(opcode, file, view, part, limits)
-    }
-    const atOnce = one ? ONE_BY_ONE : inPlace ? PARTS_AT_ONCE : COPIED_PARTS_AT_ONCE
-    try {
-      await runParts(
-        spans.length,
-        atOnce,
-        counts.length,
-        (at) => begin(spans[at] as Span),
-        onProgress,
-      )
-    } catch (error) {
+      const atOnce = one ? ONE_BY_ONE : inPlace ? PARTS_AT_ONCE : COPIED_PARTS_AT_ONCE
+      await runParts(spans.length, atOnce, counts.length, begin, onProgress)
+    }).catch((error) => {
       if (opcode === OP_WRITE) tellBytesWritten(error, counts)
       throw error
-    }
+    })
     return counts
+  }
+
+  /**
+   * Runs the parts of a call, which was made before the file or the queue was closed: they wait for
+   * all of it. `check` says, before each part, whether everything was cancelled meanwhile.
+   */
+  async #whole(
+    file: FileState | undefined,
+    run: (check: () => Promise<never> | undefined) => Promise<void>,
+  ): Promise<void> {
+    const operations = this.#operations
+    const held = operations.hold(file)
+    const { number } = held
+    try {
+      await run(() => {
+        if (held.number === number) return undefined
+        return rejected(operations.ended?.() ?? abortError())
+      })
+    } finally {
+      if (held.number === number) operations.settle(held, undefined)
+    }
   }
 
   #over(limits: Limits | undefined, opcode: number): Error | undefined {
@@ -224,15 +264,16 @@ export class Volume {
   }
 
   /** Whether parts can be staged by one call: not when a direct file needs blocks around them. */
-  #canGoTogether(what: ManyTransfer, inPlace: boolean): boolean {
-    const { file, positions, lengths, view } = what
+  #canGoTogether(what: ManyTransfer, { chunk, base }: ManyMemory): boolean {
+    const { file, positions, lengths } = what
+    const inPlace = chunk !== 0
     const longest =
       typeof lengths === 'number' ? lengths : lengths.reduce((a, b) => Math.max(a, b), 0)
     if (!inPlace && longest > COPIED_PART_BYTES) return false
     if (file.blockBytes === 0) return true
     const block = file.blockBytes
     // Bounce memory begins on a page, and each begins where the one before it ends.
-    if (inPlace && view.byteOffset % file.memoryBytes !== 0) return false
+    if (inPlace && base % file.memoryBytes !== 0) return false
     const aligned = (length: number) => length % block === 0 && length % file.memoryBytes === 0
     if (typeof lengths === 'number' ? !aligned(lengths) : !lengths.every(aligned)) return false
     for (const position of positions) {
@@ -244,24 +285,27 @@ export class Volume {
 
   /** One that cannot go together with others travels as `readAt` does. */
   async #single(
-    { file, opcode, positions, view, limits }: ManyTransfer,
+    { file, opcode, positions, limits }: ManyTransfer,
+    memory: Uint8Array,
     index: number,
     start: number,
     bytes: number,
     counts: Int32Array,
   ): Promise<number> {
-    const bytesOf = new Uint8Array(view.buffer, view.byteOffset + start, bytes)
+    const bytesOf = memory.subarray(start, start + bytes)
     const { transfers } = this.#operations
     try {
       const position = positions[index] as number | bigint
       counts[index] =
         bytes === 0
           ? 0
-          : await transfers.transfer(opcode, file, bytesOf, bytes, position, false, limits)
+          : await transfers.transfer(opcode, file, bytesOf, bytes, position, false, limits, true)
     } catch (error) {
-      const { errno, syscall } = error as { errno?: number; syscall?: string }
-      if (errno === undefined || syscall === undefined) throw error
-      counts[index] = errno
+      const { errno, bytesWritten = 0 } = error as { errno?: number; bytesWritten?: number }
+      // As write(2): what was moved counts, and the error comes at the next call.
+      if (bytesWritten > 0) counts[index] = bytesWritten
+      else if (errno !== undefined) counts[index] = errno
+      if (errno === undefined) throw error
     }
     return 1
   }
@@ -270,12 +314,11 @@ export class Volume {
   #launch(
     opcode: number,
     file: FileState | undefined,
-    view: ArrayBufferView | undefined,
+    memory: ManyMemory | undefined,
     part: ManyPart,
     limits: Limits | undefined,
   ): Promise<number> {
     const operations = this.#operations
-    if (operations.ended !== undefined) return rejected(operations.ended())
     const over = overBefore(limits, opcode)
     if (over !== undefined) return rejected(over)
     const op = operations.slots.take()
@@ -283,11 +326,11 @@ export class Volume {
     op.opcode = opcode
     op.file = file
     op.many = part
-    if (view !== undefined) {
-      op.chunk = operations.memory.chunkOf(view)
-      op.base = op.chunk === 0 ? 0 : view.byteOffset
-      op.bounced = op.chunk === 0
-      op.view = op.bounced ? new Uint8Array(view.buffer, view.byteOffset, view.byteLength) : view
+    if (memory !== undefined) {
+      op.chunk = memory.chunk
+      op.base = memory.base
+      op.bounced = memory.chunk === 0
+      op.view = memory.bytes
     }
     if (file !== undefined) file.pending++
     if (limits !== undefined) operations.limits.add(op, limits)
@@ -297,6 +340,10 @@ export class Volume {
 
 /** Those that cannot go together, at once. */
 const ONE_BY_ONE = 128
+
+function goneError(opcode: number): Error {
+  return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode) })
+}
 
 function tellBytesWritten(error: unknown, counts: Int32Array): void {
   let bytesWritten = 0
