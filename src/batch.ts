@@ -297,7 +297,9 @@ export class Batch {
       const { opcode } = this.#list[this.#next] as BatchOperation
       // What has failed before it began ends a soft chain, and needs no bound.
       const ends: boolean = failed && (this.#link === FLAG_LINK || opcode === OP_LINK_TIMEOUT)
-      const problem: Error | undefined = ends ? systemError(ECANCELED, syscallOf(opcode)) : this.#problem(this.#next)
+      const problem: Error | undefined = ends
+        ? systemError(ECANCELED, syscallOf(opcode))
+        : this.#problem(this.#next)
       failed = problem !== undefined
       if (problem !== undefined) this.#skip(problem)
       else members.push(this.#record(this.#next++))
