@@ -8,8 +8,12 @@ import {
   FLAG_DRAIN,
   FLAG_HARDLINK,
   FLAG_LINK,
+  OP_FSYNC,
+  OP_FTRUNCATE,
   OP_LINK_TIMEOUT,
   OP_NOP,
+  OP_RENAMEAT,
+  OP_UNLINKAT,
   OP_WRITE,
   syscallOf,
 } from './backend.js'
@@ -307,7 +311,10 @@ export class Batch {
     this.#feeding = false
     for (const [index, op] of members.entries()) {
       op.first = members[0]
-      if (index < members.length - 1) op.flags |= this.#link
+      if (index === members.length - 1) continue
+      const decides = this.#link === FLAG_LINK ? decider(members, index) : undefined
+      if (decides === undefined) op.flags |= this.#link
+      else decides.rest = members.slice(index + 1)
     }
     const first = members[0]
     if (first === undefined) {
@@ -326,6 +333,31 @@ export class Batch {
     this.put(this.#next++, error)
     if (counted) file.leave()
   }
+}
+
+/**
+ * The kernel does not end a chain when one of these fails: they do not call `req_set_fail`
+ * (io_uring/sync.c, truncate.c, fs.c). So what follows is staged when they have succeeded.
+ */
+function failsUnnoticed(op: Operation | undefined): boolean {
+  switch (op?.opcode) {
+    case OP_FSYNC:
+    case OP_FTRUNCATE:
+    case OP_RENAMEAT:
+    case OP_UNLINKAT:
+      return true
+    default:
+      return false
+  }
+}
+
+/** Whose success what comes after `index` waits for, if it is not the kernel that sees to that. */
+function decider(members: readonly Operation[], index: number): Operation | undefined {
+  const [op, next] = [members[index] as Operation, members[index + 1]]
+  // Its bound goes to the kernel together with it.
+  if (failsUnnoticed(op)) return next?.opcode === OP_LINK_TIMEOUT ? undefined : op
+  const before = members[index - 1]
+  return op.opcode === OP_LINK_TIMEOUT && failsUnnoticed(before) ? before : undefined
 }
 
 /** Stages a chain whole, or says what it has to wait for; then it holds nothing. */
@@ -367,6 +399,7 @@ function stageChain(operations: Operations, members: readonly Operation[], batch
         : operations.stageCall(op)
     if (refusal === undefined) {
       op.staged = true
+      if ((op.flags & (FLAG_LINK | FLAG_HARDLINK)) === 0) return
       continue
     }
     // The engine cancels what of the chain it has; the rest will not begin.
@@ -378,6 +411,21 @@ function stageChain(operations: Operations, members: readonly Operation[], batch
     endChain(operations, rest, batch)
     return
   }
+}
+
+/** Goes on with a chain behind a member whose failure the kernel would not have noticed. */
+export function goOnWithChain(
+  operations: Operations,
+  members: readonly Operation[],
+  batch: Batch,
+  succeeded: boolean,
+): void {
+  if (succeeded && !members.some((op) => op.cancelled)) {
+    stageChain(operations, members, batch)
+    return
+  }
+  for (const op of members) if (op.kind === KIND_TRANSFER) operations.transfers.letGo(op)
+  endChain(operations, members, batch)
 }
 
 /** Ends those members that are still under way; none of them is staged. */

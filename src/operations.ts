@@ -22,7 +22,7 @@ import {
   startBackend,
   syscallOf,
 } from './backend.js'
-import { startChain } from './batch.js'
+import { type Batch, goOnWithChain, startChain } from './batch.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { LimitKeeper, type Limits, overBefore } from './limits.js'
@@ -307,7 +307,12 @@ export class Operations {
     if (op.opcode === OP_TIMEOUT && result === -ETIME && op.length === 0) result = 0
     if (result >= 0 && op.opcode === OP_OPENAT) this.settle(op, this.backend.takeOpened(op.slot))
     else if (result >= 0 && op.opcode === OP_STATX) this.settle(op, this.backend.takeStat(op.slot))
-    else this.finish(op, result)
+    else if (op.rest === undefined) this.finish(op, result)
+    else {
+      const { rest, batch } = op
+      this.finish(op, result)
+      goOnWithChain(this, rest, batch as Batch, result >= 0)
+    }
   }
 
   /**

@@ -54,6 +54,8 @@ export class Operation {
   /** Of the first member of a chain: all members. Of every member: the first. */
   chain: readonly Operation[] | undefined = undefined
   first: Operation | undefined = undefined
+  /** Of a member that decides whether the chain goes on: what follows it, not staged yet. */
+  rest: readonly Operation[] | undefined = undefined
   /** Flags beside the opcode. */
   flags = 0
   /** Whether a signal or a deadline watches over it; then those, and its places with them. */
@@ -290,5 +292,6 @@ function clearBatch(op: Operation): void {
   op.index = 0
   op.chain = undefined
   op.first = undefined
+  op.rest = undefined
   op.flags = 0
 }
