@@ -473,8 +473,8 @@ test.serial(
     t.is(told.zero, 1_000_000)
     t.is(told.bytes, 1_600_000)
     t.is(told.wrong, 0)
-    t.true(told.pendingMax > 0 && told.pendingMax <= 4097, `${told.pendingMax} were under way`)
-    t.true(told.bouncedMax <= 4096 * 4096, `${told.bouncedMax} bytes of bounce memory`)
+    t.true(told.pendingMax > 0 && told.pendingMax <= 1025, `${told.pendingMax} were under way`)
+    t.true(told.bouncedMax <= 1024 * 4096, `${told.bouncedMax} bytes of bounce memory`)
     // A pointer in the copy of the list and one in the results.
     t.true(told.heapPerOperation < 40, `${told.heapPerOperation} bytes of heap for each`)
   },

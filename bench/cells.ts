@@ -3,20 +3,23 @@
  * numbers behind `atMost` and `atLeast` are promises; nothing here is tuned to them.
  */
 import { fork } from 'node:child_process'
-import { closeSync, constants, openSync } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import { closeSync, openSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { type File, Queue } from 'node-uring'
+import { Queue } from 'node-uring'
+import { MANY_GROUPS } from './cells-many.js'
 import {
-  type Contest,
-  type Finding,
-  inProcess,
-  type Row,
-  type Settings,
-  type Side,
-  spreadOf,
-  valueFinding,
-} from './harness.js'
+  type Bench,
+  BLOCK_BYTES,
+  cacheKeeper,
+  FILE_BYTES,
+  fioRows,
+  fioSides,
+  type Group,
+  KIB,
+  MIB,
+  openBoth,
+} from './group.js'
+import { inProcess, type Row, spreadOf, valueFinding } from './harness.js'
 import {
   Blocks,
   bytesAts,
@@ -31,37 +34,10 @@ import {
   times,
   writeAts,
 } from './loops.js'
-import { endWithUs, fioSide, floorSide } from './programs.js'
-import type { Progress } from './progress.js'
-import { cachedFile, directFile, keepCached, mountOf, xfsInMemory } from './scratch.js'
+import { endWithUs, floorSide } from './programs.js'
+import { cachedFile, directFile, mountOf, xfsInMemory } from './scratch.js'
 
-const KIB = 1024
-const MIB = 1024 * KIB
-const FILE_BYTES = 256 * MIB
-const BLOCK_BYTES = 4 * KIB
 const LARGE_BYTES = MIB
-
-/** What a group gets to work with. */
-export interface Bench {
-  settings: Settings
-  progress: Progress
-  /** A folder on the file system that is measured; it goes away at the end. */
-  folder: string
-  /** The floor's executable, and whether fio is there. */
-  floor: string
-  fio: boolean
-  /** Runs a contest and keeps what it found. */
-  contest<Name extends string>(contest: Contest<Name>): Promise<void>
-  /** Keeps a row that is no contest. */
-  keep(finding: Finding): void
-}
-
-export interface Group {
-  name: string
-  about: string
-  /** Throws `Skip` when it cannot be measured here. */
-  run(bench: Bench): Promise<void>
-}
 
 export const GROUPS: readonly Group[] = [
   { name: 'nop', about: 'awaited nops beside C', run: nopGroup },
@@ -72,6 +48,7 @@ export const GROUPS: readonly Group[] = [
   { name: 'large', about: '64 KiB and 1 MiB reads of cached data', run: largeGroup },
   { name: 'heap', about: 'what two million operations leave on the heap', run: heapGroup },
   { name: 'timer', about: 'how timers fare beside nops', run: timerGroup },
+  ...MANY_GROUPS,
 ]
 
 async function nopGroup(bench: Bench): Promise<void> {
@@ -324,49 +301,4 @@ async function timerGroup(bench: Bench): Promise<void> {
   const cell = 'median gap of a 1 ms timer, 1024 nops in flight'
   bench.keep(valueFinding(cell, 'node-uring', 'ms', rounds, { atMost: 1.5 }))
   await queue.close()
-}
-
-/** fio as a side, where it is installed. */
-function fioSides(bench: Bench, file: string, direct: boolean): Record<'fio', Side> {
-  const sides = bench.fio ? { fio: fioSide('fio', { file, depth: 128, direct }) } : {}
-  return sides as Record<'fio', Side>
-}
-
-/** The floor beside fio: a slow floor would flatter us. On a device we are beside fio too. */
-function fioRows(bench: Bench, cell: string, direct: boolean): Row<'ring' | 'c' | 'fio'>[] {
-  if (!bench.fio) return []
-  const sanity = { cell: `C itself: ${cell}`, measure: 'rate', ours: 'c', theirs: 'fio' } as const
-  const ours = { cell, measure: 'rate', ours: 'ring', theirs: 'fio' } as const
-  const target = { atLeast: 0.95 }
-  return direct
-    ? [
-        { ...ours, target },
-        { ...sanity, target },
-      ]
-    : [{ ...sanity, target }]
-}
-
-/** Keeps the file in the page cache between rounds. */
-function cacheKeeper(path: string): () => void {
-  const buffer = new Uint8Array(MIB)
-  return () => keepCached(path, buffer)
-}
-
-/** The same file by a queue of its own and by node:fs. */
-async function openBoth(
-  path: string,
-  direct: boolean,
-): Promise<{ queue: Queue; file: File; handle: FileHandle; close(): Promise<void> }> {
-  const queue = new Queue()
-  const file = await queue.open(path, 'r', { direct })
-  const handle = await open(path, constants.O_RDONLY | (direct ? constants.O_DIRECT : 0))
-  return {
-    queue,
-    file,
-    handle,
-    async close() {
-      await queue.close()
-      await handle.close()
-    },
-  }
 }

@@ -3,7 +3,7 @@
  * (of callbacks: N chains), on every side. Each loop is written out, as a program would have it:
  * a shared one that is handed the operation would cost each side a call that it need not make.
  */
-import { read, readSync, write } from 'node:fs'
+import { fdatasyncSync, read, readSync, write, writeSync } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import type { File, Queue } from 'node-uring'
 
@@ -63,6 +63,20 @@ export async function nops(queue: Queue, atOnce: number, operations: number): Pr
     while (left-- > 0) await queue.nop()
   }
   await Promise.all(times(atOnce, loop))
+}
+
+/** Nops, so many by each call and promise, one call after the other. */
+export async function nopsAtOnce(queue: Queue, batch: number, operations: number): Promise<void> {
+  for (let left = operations; left > 0; left -= batch) await queue.nops(Math.min(batch, left))
+}
+
+/** Nops, so many begun at once and awaited together, one such batch after the other. */
+export async function nopsTogether(queue: Queue, batch: number, operations: number): Promise<void> {
+  const under = new Array<Promise<void>>(batch)
+  for (let left = operations; left > 0; left -= batch) {
+    for (let i = 0; i < batch; i++) under[i] = queue.nop()
+    await Promise.all(under)
+  }
 }
 
 /** As many at once as there are buffers; so in all that follow. */
@@ -136,6 +150,79 @@ export async function handleWrites(
     }
   }
   await Promise.all(buffers.map(loop))
+}
+
+/** Reads of equal length into `target`, as many by each call as it has room for. */
+export async function readManys(
+  file: File,
+  target: Uint8Array,
+  length: number,
+  blocks: Positions,
+  operations: number,
+): Promise<void> {
+  const batch = Math.floor(target.length / length)
+  const positions = new Float64Array(batch)
+  for (let left = operations; left > 0; left -= batch) {
+    for (let i = 0; i < batch; i++) positions[i] = blocks.next()
+    const counts = await file.readMany(positions, length, target)
+    for (let i = 0; i < batch; i++) check(counts[i] as number, length)
+  }
+}
+
+/** As many reads as there are buffers begun at once and awaited together, again and again. */
+export async function handleReadsTogether(
+  handle: FileHandle,
+  buffers: Uint8Array[],
+  blocks: Positions,
+  operations: number,
+): Promise<void> {
+  for (let left = operations; left > 0; left -= buffers.length) {
+    const reads = buffers.map((buffer) => handle.read(buffer, 0, buffer.length, blocks.next()))
+    for (const { bytesRead } of await Promise.all(reads)) check(bytesRead, buffers[0]?.length ?? 0)
+  }
+}
+
+/** Appends that are durable when they are awaited, so many callers at once. */
+export async function durableAppends(
+  queue: Queue,
+  file: File,
+  record: Uint8Array,
+  atOnce: number,
+  operations: number,
+): Promise<void> {
+  let left = operations
+  const loop = async () => {
+    while (left-- > 0) {
+      check(await file.append(record), record.length)
+      await queue.commit(file)
+    }
+  }
+  await Promise.all(times(atOnce, loop))
+}
+
+/** The same by fs/promises: each writes, then has the file synced. */
+export async function durableHandleWrites(
+  handle: FileHandle,
+  record: Uint8Array,
+  atOnce: number,
+  operations: number,
+): Promise<void> {
+  let left = operations
+  const loop = async () => {
+    while (left-- > 0) {
+      check((await handle.write(record)).bytesWritten, record.length)
+      await handle.datasync()
+    }
+  }
+  await Promise.all(times(atOnce, loop))
+}
+
+/** The same one by one, by the calls that block. */
+export function durableSyncWrites(fd: number, record: Uint8Array, operations: number): void {
+  for (let left = operations; left > 0; left--) {
+    check(writeSync(fd, record), record.length)
+    fdatasyncSync(fd)
+  }
 }
 
 /** Each read into memory of its own, not zeroed first, which is the fastest that Node has. */
@@ -221,11 +308,29 @@ export async function timerGapsMs(
   atOnce: number,
   durationMs: number,
 ): Promise<number[]> {
-  let running = true
-  const loop = async () => {
-    while (running) await queue.nop()
+  const loop = async (running: () => boolean) => {
+    while (running()) await queue.nop()
   }
-  const loops = times(atOnce, loop)
+  return gapsBeside((running) => times(atOnce, () => loop(running)), durationMs)
+}
+
+/** The same while `work` goes on, again and again. */
+export function timerGapsBeside(
+  work: () => Promise<unknown>,
+  durationMs: number,
+): Promise<number[]> {
+  const loop = async (running: () => boolean) => {
+    while (running()) await work()
+  }
+  return gapsBeside((running) => [loop(running)], durationMs)
+}
+
+async function gapsBeside(
+  start: (running: () => boolean) => Promise<void>[],
+  durationMs: number,
+): Promise<number[]> {
+  let running = true
+  const loops = start(() => running)
   const gaps: number[] = []
   await new Promise<void>((resolve) => {
     const startedMs = performance.now()

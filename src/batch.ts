@@ -41,8 +41,11 @@ import {
 import { checkBoolean, checkOptions } from './validate.js'
 
 const { EBADF, ECANCELED } = constants.errno
-/** Operations of one batch that are under way at once: the rest has no records yet. */
-const WINDOW = 4096
+/**
+ * Operations of one batch that are under way at once: the rest has no records yet. As many as settle in
+ * one go are what a timer waits for.
+ */
+const WINDOW = 1024
 
 /** Options of {@link Queue.submit}. */
 export interface SubmitOptions extends LimitOptions {

@@ -28,6 +28,8 @@ export interface ManyPart {
   /** The results of the call, and where this part's begin. */
   readonly counts: Int32Array | undefined
   readonly from: number
+  /** What its promise resolves with. */
+  readonly result: Int32Array | undefined
 }
 
 /** Stages a part; the memory that it is copied through is taken first. */
@@ -88,7 +90,7 @@ export function arriveMany(operations: Operations, op: Operation, result: number
   const gone = op.bounced && op.opcode === OP_READ && !copyMany(operations, op, part)
   if (gone) operations.fail(op, operations.transfers.bufferGone(op))
   else if (result < 0) operations.finish(op, result)
-  else operations.settle(op, result)
+  else operations.settle(op, part.result)
 }
 
 /**
@@ -118,4 +120,15 @@ function copyMany(operations: Operations, op: Operation, part: ManyPart): boolea
   const chunk = op.chunk
   op.chunk = 0
   return backend.copyRuns(chunk, Float64Array.from(runs), target, part.start) === undefined
+}
+
+/** Bytes that a part has written, as far as its counts say. */
+export function bytesOfMany(part: ManyPart): number {
+  let bytes = 0
+  if (part.counts !== undefined && typeof part.positions !== 'number') {
+    for (const count of part.counts.subarray(part.from, part.from + part.positions.length)) {
+      bytes += Math.max(0, count)
+    }
+  }
+  return bytes
 }

@@ -26,7 +26,7 @@ import { type Batch, goOnWithChain, startChain } from './batch.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { LimitKeeper, type Limits, overBefore } from './limits.js'
-import { arriveMany, startMany } from './many.js'
+import { arriveMany, bytesOfMany, startMany } from './many.js'
 import { Memory } from './memory.js'
 import type { EngineCapabilities, EngineOptions } from './native.js'
 import {
@@ -494,5 +494,6 @@ function needsMemory(op: Operation): boolean {
 }
 
 function bytesWrittenBy(op: Operation): number | undefined {
-  return op.opcode === OP_WRITE ? op.done : undefined
+  if (op.opcode !== OP_WRITE) return undefined
+  return op.many === undefined ? op.done : bytesOfMany(op.many)
 }

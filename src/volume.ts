@@ -105,28 +105,33 @@ function copyPositions(positions: Positions): Numbers {
   return copy
 }
 
-/** Runs parts, a few at once, and reports what is done. Rejects with the first failure when all are over. */
+/**
+ * Runs parts, a few at once, and reports how many operations are done. Rejects with the first failure
+ * when all that began are over.
+ */
 async function runParts(
-  count: number,
+  parts: readonly Pick<Span, 'from' | 'to'>[],
   atOnce: number,
-  total: number,
-  begin: (index: number) => Promise<number>,
+  begin: (index: number) => Promise<unknown>,
   onProgress: ManyTransfer['onProgress'],
 ): Promise<void> {
+  const total = parts.at(-1)?.to ?? 0
   let [next, done] = [0, 0]
   let failure: { error: unknown } | undefined
   const worker = async (): Promise<void> => {
-    while (next < count && failure === undefined) {
+    while (next < parts.length && failure === undefined) {
+      const index = next++
+      const { from, to } = parts[index] as Span
       try {
-        const part = await begin(next++)
-        done += part
+        await begin(index)
+        done += to - from
         onProgress?.(done, total)
       } catch (error) {
         failure ??= { error }
       }
     }
   }
-  await Promise.all(Array.from({ length: Math.min(atOnce, count) }, worker))
+  await Promise.all(Array.from({ length: Math.min(atOnce, parts.length) }, worker))
   if (failure !== undefined) throw failure.error
 }
 
@@ -137,6 +142,9 @@ interface ManyMemory {
   readonly base: number
   readonly bytes: Uint8Array
 }
+
+/** Rejects when the call was cancelled between two of its parts. */
+type Check = () => Promise<never> | undefined
 
 /** Where each part of a call begins and ends. */
 interface Span {
@@ -149,7 +157,7 @@ interface Span {
 function spansOf(count: number, lengths: ManyLengths, bytesMax: number): Span[] {
   const spans: Span[] = []
   if (typeof lengths === 'number') {
-    const most = lengths === 0 ? PART : Math.floor(bytesMax / lengths)
+    const most = lengths === 0 ? PART : Math.floor(bytesMax / lengths) // 0: one by one
     const step = Math.max(1, Math.min(PART, most))
     for (let from = 0; from < count; from += step) {
       const to = Math.min(count, from + step)
@@ -181,81 +189,107 @@ export class Volume {
   }
 
   /** See {@link Queue.nops}. */
-  async nops(count: number, limits: Limits | undefined): Promise<void> {
+  nops(count: number, limits: Limits | undefined): Promise<void> {
     const over = this.#over(limits, OP_NOP)
     if (over !== undefined) return rejected(over)
-    const parts = Math.ceil(count / PART)
+    if (count === 0) return Promise.resolve()
+    if (count <= PART) return this.#launch(OP_NOP, undefined, undefined, nopsPart(count), limits)
+    const parts = spansOf(count, 0, 0)
     const begin = (index: number) => {
-      const nops = Math.min(PART, count - index * PART)
-      const part = { positions: nops, lengths: 0, bytes: 0, start: 0, counts: undefined, from: 0 }
-      return this.#launch(OP_NOP, undefined, undefined, part, limits)
+      const { from, to } = parts[index] as Span
+      return this.#launch(OP_NOP, undefined, undefined, nopsPart(to - from), limits)
     }
-    await this.#whole(undefined, (check) => {
-      const checked = (index: number) => check() ?? begin(index)
-      return runParts(parts, PARTS_AT_ONCE, count, checked, undefined)
-    })
+    return this.#whole(undefined, (check) =>
+      runParts(parts, PARTS_AT_ONCE, (index) => check() ?? begin(index), undefined),
+    )
   }
 
   /** See {@link File.readMany} and {@link File.writeMany}. */
-  async transfer(what: ManyTransfer): Promise<Int32Array> {
-    const { file, opcode, positions, lengths, view, limits, onProgress } = what
+  transfer(what: ManyTransfer): Promise<Int32Array> {
+    const { file, opcode, positions, view, limits } = what
     const over = this.#over(limits, opcode)
     if (over !== undefined) return rejected(over)
-    const counts = new Int32Array(positions.length)
+    if (positions.length === 0) return Promise.resolve(new Int32Array(0))
     // Looked at once: a view whose memory has gone elsewhere says of its place what is not so.
     const chunk = this.#operations.memory.chunkOf(view)
     const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
-    const memory: ManyMemory = { chunk, base: chunk === 0 ? 0 : view.byteOffset, bytes }
-    await this.#whole(file, async (check) => {
-      if (file.fills === undefined) await file.learn()
-      const inPlace = chunk !== 0
-      const one = positions.length > 0 && !this.#canGoTogether(what, memory)
-      const partBytes = one ? 0 : inPlace ? Number.MAX_SAFE_INTEGER : COPIED_PART_BYTES
-      const spans = spansOf(positions.length, lengths, partBytes)
-      const begin = (at: number): Promise<number> => {
-        const refused = check()
-        if (refused !== undefined) return refused
-        const { from, to, start, bytes: length } = spans[at] as Span
-        if (!hasBytes(bytes, start + length)) return rejected(goneError(opcode))
-        if (one) return this.#single(what, bytes, from, start, length, counts)
-        const part: ManyPart = {
-          positions: positions.subarray(from, to) as Numbers,
-          lengths: typeof lengths === 'number' ? lengths : lengths.subarray(from, to),
-          bytes: length,
-          start,
-          counts,
-          from,
-        }
-        return this.#launch(opcode, file, memory, part, limits)
+    const memory = { chunk, base: chunk === 0 ? 0 : view.byteOffset, bytes }
+    if (file.fills !== undefined) return this.#transfer(what, memory)
+    return this.#whole(file, async (check) => {
+      // A file that cannot say what it is is read like a stream.
+      await file.learn()
+      return check() ?? this.#transfer(what, memory)
+    })
+  }
+
+  #transfer(what: ManyTransfer, memory: ManyMemory): Promise<Int32Array> {
+    const { file, opcode, positions, lengths, limits, onProgress } = what
+    const counts = new Int32Array(positions.length)
+    if (!canGoTogether(what, memory)) return this.#oneByOne(what, memory, counts)
+    const inPlace = memory.chunk !== 0
+    const most = inPlace ? Number.MAX_SAFE_INTEGER : COPIED_PART_BYTES
+    const spans = spansOf(positions.length, lengths, most)
+    const begin = (index: number): Promise<Int32Array | undefined> => {
+      const { from, to, start, bytes } = spans[index] as Span
+      if (!hasBytes(memory.bytes, start + bytes)) return rejected(goneError(opcode))
+      const whole = to - from === counts.length
+      const part: ManyPart = {
+        positions: whole ? positions : (positions.subarray(from, to) as Numbers),
+        lengths: typeof lengths === 'number' || whole ? lengths : lengths.subarray(from, to),
+        bytes,
+        start,
+        counts,
+        from,
+        result: counts,
       }
-      const atOnce = one ? ONE_BY_ONE : inPlace ? PARTS_AT_ONCE : COPIED_PARTS_AT_ONCE
-      await runParts(spans.length, atOnce, counts.length, begin, onProgress)
-    }).catch((error) => {
+      return this.#launch(opcode, file, memory, part, limits)
+    }
+    if (spans.length === 1 && onProgress === undefined) return begin(0) as Promise<Int32Array>
+    const atOnce = inPlace ? PARTS_AT_ONCE : COPIED_PARTS_AT_ONCE
+    return this.#inParts(what, counts, (check) =>
+      runParts(spans, atOnce, (index) => check() ?? begin(index), onProgress),
+    )
+  }
+
+  async #inParts(
+    { opcode, file }: ManyTransfer,
+    counts: Int32Array,
+    run: (check: Check) => Promise<void>,
+  ): Promise<Int32Array> {
+    try {
+      await this.#whole(file, run)
+    } catch (error) {
       if (opcode === OP_WRITE) tellBytesWritten(error, counts)
       throw error
-    })
+    }
     return counts
   }
 
   /**
-   * Runs the parts of a call, which was made before the file or the queue was closed: they wait for
-   * all of it. `check` says, before each part, whether everything was cancelled meanwhile.
+   * Runs the parts of a call: file and queue, when they are closed meanwhile, wait for all of them.
+   * `check` is asked before each, and rejects when everything was cancelled.
    */
-  async #whole(
-    file: FileState | undefined,
-    run: (check: () => Promise<never> | undefined) => Promise<void>,
-  ): Promise<void> {
+  async #whole<T>(file: FileState | undefined, run: (check: Check) => Promise<T>): Promise<T> {
     const operations = this.#operations
     const held = operations.hold(file)
     const { number } = held
     try {
-      await run(() => {
-        if (held.number === number) return undefined
-        return rejected(operations.ended?.() ?? abortError())
-      })
+      return await run(() =>
+        held.number === number ? undefined : rejected(operations.ended?.() ?? abortError()),
+      )
     } finally {
       if (held.number === number) operations.settle(held, undefined)
     }
+  }
+
+  /** Those that cannot go together travel as `readAt` and `writeAt` do. */
+  #oneByOne(what: ManyTransfer, memory: ManyMemory, counts: Int32Array): Promise<Int32Array> {
+    const { positions, lengths, onProgress } = what
+    const spans = spansOf(positions.length, lengths, 0)
+    const begin = (index: number) => this.#single(what, memory, spans[index] as Span, counts)
+    return this.#inParts(what, counts, (check) =>
+      runParts(spans, ONE_BY_ONE, (index) => check() ?? begin(index), onProgress),
+    )
   }
 
   #over(limits: Limits | undefined, opcode: number): Error | undefined {
@@ -263,43 +297,19 @@ export class Volume {
     return this.#operations.ended?.() ?? overBefore(limits, opcode, written)
   }
 
-  /** Whether parts can be staged by one call: not when a direct file needs blocks around them. */
-  #canGoTogether(what: ManyTransfer, { chunk, base }: ManyMemory): boolean {
-    const { file, positions, lengths } = what
-    const inPlace = chunk !== 0
-    const longest =
-      typeof lengths === 'number' ? lengths : lengths.reduce((a, b) => Math.max(a, b), 0)
-    if (!inPlace && longest > COPIED_PART_BYTES) return false
-    if (file.blockBytes === 0) return true
-    const block = file.blockBytes
-    // Bounce memory begins on a page, and each begins where the one before it ends.
-    if (inPlace && base % file.memoryBytes !== 0) return false
-    const aligned = (length: number) => length % block === 0 && length % file.memoryBytes === 0
-    if (typeof lengths === 'number' ? !aligned(lengths) : !lengths.every(aligned)) return false
-    for (const position of positions) {
-      const off = typeof position === 'bigint' ? Number(position % BigInt(block)) : position % block
-      if (off !== 0) return false
-    }
-    return true
-  }
-
-  /** One that cannot go together with others travels as `readAt` does. */
   async #single(
     { file, opcode, positions, limits }: ManyTransfer,
-    memory: Uint8Array,
-    index: number,
-    start: number,
-    bytes: number,
+    memory: ManyMemory,
+    { from: index, start, bytes }: Span,
     counts: Int32Array,
-  ): Promise<number> {
-    const bytesOf = memory.subarray(start, start + bytes)
+  ): Promise<void> {
+    if (bytes === 0) return
+    if (!hasBytes(memory.bytes, start + bytes)) return rejected(goneError(opcode))
+    const part = memory.bytes.subarray(start, start + bytes)
+    const at = positions[index] as number | bigint
     const { transfers } = this.#operations
     try {
-      const position = positions[index] as number | bigint
-      counts[index] =
-        bytes === 0
-          ? 0
-          : await transfers.transfer(opcode, file, bytesOf, bytes, position, false, limits, true)
+      counts[index] = await transfers.transfer(opcode, file, part, bytes, at, false, limits, true)
     } catch (error) {
       const { errno, bytesWritten = 0 } = error as { errno?: number; bytesWritten?: number }
       // As write(2): what was moved counts, and the error comes at the next call.
@@ -307,17 +317,16 @@ export class Volume {
       else if (errno !== undefined) counts[index] = errno
       if (errno === undefined) throw error
     }
-    return 1
   }
 
-  /** Stages a part, or lets it wait; resolves with how many operations it was. */
-  #launch(
+  /** Stages a part, or lets it wait. */
+  #launch<T>(
     opcode: number,
     file: FileState | undefined,
     memory: ManyMemory | undefined,
     part: ManyPart,
     limits: Limits | undefined,
-  ): Promise<number> {
+  ): Promise<T> {
     const operations = this.#operations
     const over = overBefore(limits, opcode)
     if (over !== undefined) return rejected(over)
@@ -336,6 +345,31 @@ export class Volume {
     if (limits !== undefined) operations.limits.add(op, limits)
     return operations.launch(op)
   }
+}
+
+/** Whether parts can be staged by one call: not when a direct file needs blocks around them. */
+function canGoTogether(what: ManyTransfer, { chunk, base }: ManyMemory): boolean {
+  const { file, positions, lengths } = what
+  const inPlace = chunk !== 0
+  const longest =
+    typeof lengths === 'number' ? lengths : lengths.reduce((a, b) => Math.max(a, b), 0)
+  if (!inPlace && longest > COPIED_PART_BYTES) return false
+  if (file.blockBytes === 0) return true
+  const block = file.blockBytes
+  // Bounce memory begins on a page, and each begins where the one before it ends.
+  if (inPlace && base % file.memoryBytes !== 0) return false
+  const aligned = (length: number) => length % block === 0 && length % file.memoryBytes === 0
+  if (typeof lengths === 'number' ? !aligned(lengths) : !lengths.every(aligned)) return false
+  for (const position of positions) {
+    const off = typeof position === 'bigint' ? Number(position % BigInt(block)) : position % block
+    if (off !== 0) return false
+  }
+  return true
+}
+
+function nopsPart(count: number): ManyPart {
+  const result = undefined
+  return { positions: count, lengths: 0, bytes: 0, start: 0, counts: undefined, from: 0, result }
 }
 
 /** Those that cannot go together, at once. */

@@ -18,7 +18,7 @@ use crate::operation::{DRAIN, HARDLINK, LINK, Prepared, QUIET};
 use crate::ring::own_descriptor;
 
 use many::Table;
-pub use many::{Budget, Lengths, Many};
+pub use many::{Budget, Lengths, Many, Sqes};
 
 /// Most slots: operations at once in one queue, waiting ones aside.
 pub const SLOTS_MAX: u32 = 1 << 20;

@@ -4,8 +4,8 @@
 use std::slice;
 
 use napi::sys::{self, TypedarrayType};
-use node_uring_core::engine::ManyRequest;
 use node_uring_core::ChunkId;
+use node_uring_core::engine::ManyRequest;
 use node_uring_core::in_flight::Lengths;
 
 use super::{BAD_CALL, BUFFER_GONE, Call, refused};

@@ -10,8 +10,6 @@ use crate::files::{FileHandle, Target};
 use crate::in_flight::{Budget, Held, Lengths, Many};
 use crate::operation::{self, Opcode, Refusal, Request, TRANSFER_BYTES_MAX};
 
-/// Entries of many in one enter: so many, cached, keep a single read beside them waiting.
-const ENTER_ENTRIES: usize = 256;
 /// Operations of many that the kernel has at once, of all manys of an engine: more than any device
 /// has queues for, and few enough that a single operation beside them is not lost among them.
 const WITH_KERNEL_MAX: usize = 1024;
@@ -125,8 +123,7 @@ impl Engine {
         let room = WITH_KERNEL_MAX
             .min(self.ring.granted().cq_entries as usize)
             .saturating_sub(self.in_flight.many_with_kernel());
-        let mut budget =
-            Budget { entries: room.min(ENTER_ENTRIES), inline_bytes: INLINE_ENTER_BYTES as usize };
+        let mut budget = Budget { entries: room, inline_bytes: INLINE_ENTER_BYTES as usize };
         let before = self.order.before();
         let Self { ring, in_flight, inline, inline_bytes_turn, stats, .. } = self;
         let mut sq = ring.submission();

@@ -7,13 +7,13 @@
 use std::collections::{HashMap, VecDeque};
 
 use io_uring::opcode;
-use io_uring::squeue::Flags;
+use io_uring::squeue::{Entry, Flags};
 
-use super::{Arrived, Cancelling, Held, InFlight, Payload, Sqe, State, Target};
+use super::{Arrived, Cancelling, Held, InFlight, Payload, State, Target};
 use crate::arena::{Address, Arena};
 use crate::files::{self, Files};
 use crate::operation::{Opcode, transfer_entry};
-use crate::ring::Submission;
+use crate::ring::{Submission, readdress};
 
 /// In the lower half of the user_data of one of many, beside its number and the number's generation.
 const MANY: u32 = 1 << 31;
@@ -123,20 +123,41 @@ impl Many {
         u64::from(index) << 32 | u64::from(low)
     }
 
-    /// The SQE of the next to submit. `to_worker` decides, by its length, who copies for it.
+    /// An entry of the kind, to be readdressed for each.
+    fn template(&self) -> Entry {
+        match self.memory {
+            Some(memory) => transfer_entry(self.opcode, self.target, self.fixed, memory, 0),
+            None => opcode::Nop::new().build(),
+        }
+    }
+
+    /// The next one to submit.
     #[inline]
-    fn next_sqe(&mut self, number: u16, to_worker: impl FnOnce(u32) -> bool) -> Option<Sqe> {
-        let index = match self.again.pop() {
-            Some(index) => index,
-            None if (self.next as usize) < self.results.len() => {
-                self.next += 1;
-                self.next - 1
-            }
-            None => return None,
-        };
+    fn next_index(&mut self) -> Option<u32> {
+        if !self.again.is_empty() {
+            return self.again.pop();
+        }
+        if (self.next as usize) < self.results.len() {
+            self.next += 1;
+            return Some(self.next - 1);
+        }
+        None
+    }
+
+    /// Makes `entry` that of the next to submit; false when there is none. `to_worker` decides, by its
+    /// length, who copies for it.
+    #[inline]
+    fn next_into(
+        &mut self,
+        entry: &mut Entry,
+        number: u16,
+        to_worker: impl FnOnce(u32) -> bool,
+    ) -> bool {
+        let Some(index) = self.next_index() else { return false };
         let user_data = self.user_data(number, index);
         let Some(memory) = self.memory else {
-            return Some(Sqe(opcode::Nop::new().build().user_data(user_data)));
+            entry.set_user_data(user_data);
+            return true;
         };
         let (start, length) = self.lengths.span(index as usize);
         let done = self.done_before(index);
@@ -145,9 +166,11 @@ impl Many {
             unreachable!("the whole was held with room for all of them");
         };
         let position = self.positions[index as usize] + u64::from(done);
-        let entry = transfer_entry(self.opcode, self.target, self.fixed, address, position);
-        let entry = if self.inline && to_worker(rest) { entry.flags(Flags::ASYNC) } else { entry };
-        Some(Sqe(entry.user_data(user_data)))
+        readdress(entry, address, position, user_data);
+        if self.inline && to_worker(rest) {
+            *entry = entry.clone().flags(Flags::ASYNC);
+        }
+        true
     }
 
     /// Bytes of one that was short, so far.
@@ -227,6 +250,34 @@ pub(super) struct Table {
     with_kernel: usize,
     /// How many there are.
     count: usize,
+    burst: Sqes,
+}
+
+/// Entries that are made before the first of them is copied into the queue: copied one by one, each
+/// copy would wait for the stores that had just made it.
+const BURST: usize = 32;
+
+/// As [`super::Sqe`], some of them.
+#[derive(Default)]
+pub struct Sqes {
+    entries: Vec<Entry>,
+    length: usize,
+    /// Whether all of them are of the kind at hand, without flags that one alone has.
+    primed: bool,
+}
+
+impl Sqes {
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries[..self.length]
+    }
+
+    /// Makes all of them entries of these many.
+    fn prime(&mut self, many: &Many) {
+        let template = many.template();
+        self.entries.clear();
+        self.entries.resize(BURST, template);
+        self.primed = true;
+    }
 }
 
 impl Table {
@@ -306,7 +357,7 @@ impl InFlight {
         budget: &mut Budget,
         mut to_worker: impl FnMut(u32) -> bool,
     ) {
-        let Table { places, active, with_kernel, .. } = &mut self.many;
+        let Table { places, active, with_kernel, burst, .. } = &mut self.many;
         for _ in 0..active.len() {
             let Some(number) = active.pop_front() else { return };
             let Some(many) = &mut places[number as usize] else { continue };
@@ -314,19 +365,37 @@ impl InFlight {
                 active.push_back(number);
                 continue;
             }
-            while budget.entries > 0 && budget.inline_bytes > 0 && sq.room() > 0 {
-                let mut inline_bytes = 0;
-                let sqe = many.next_sqe(number, |length| {
-                    let punted = to_worker(length);
-                    inline_bytes = if punted { 0 } else { length as usize };
-                    punted
-                });
-                let Some(sqe) = sqe else { break };
-                sq.push(&sqe);
-                *with_kernel += 1;
-                budget.entries -= 1;
-                budget.inline_bytes = budget.inline_bytes.saturating_sub(inline_bytes);
+            burst.prime(many);
+            loop {
+                let most = budget.entries.min(sq.room()).min(BURST);
+                burst.length = 0;
+                while burst.length < most && budget.inline_bytes > 0 {
+                    let mut inline_bytes = 0;
+                    let mut punted = false;
+                    let entry = &mut burst.entries[burst.length];
+                    let some = many.next_into(entry, number, |length| {
+                        punted = to_worker(length);
+                        inline_bytes = if punted { 0 } else { length as usize };
+                        punted
+                    });
+                    if !some {
+                        break;
+                    }
+                    burst.length += 1;
+                    burst.primed &= !punted;
+                    budget.inline_bytes = budget.inline_bytes.saturating_sub(inline_bytes);
+                }
+                if burst.length == 0 {
+                    break;
+                }
+                sq.push_all(burst);
+                *with_kernel += burst.length;
+                budget.entries -= burst.length;
+                if !burst.primed {
+                    burst.prime(many);
+                }
             }
+            burst.primed = false;
             if many.has_more() {
                 active.push_back(number);
             }
