@@ -367,7 +367,16 @@ function decider(members: readonly Operation[], index: number): Operation | unde
 export function startChain(operations: Operations, first: Operation): number {
   const members = first.chain as readonly Operation[]
   const batch = first.batch as Batch
-  if (members.some((op) => op.cancelled)) {
+  const cancelled = members.find((op) => op.cancelled)
+  if (cancelled !== undefined) {
+    // None has begun, and a limit is one for all of them: each says so.
+    const { late, watch } = cancelled
+    if (late || watch?.signal.aborted === true) {
+      for (const op of members) {
+        op.late = late
+        op.cancelled = true
+      }
+    }
     endChain(operations, members, batch)
     return OVER
   }
