@@ -455,11 +455,14 @@ fuseTest(
   'short reads and writes are gone on with, and what had come counts when the rest fails',
   async (t) => {
     const content = pattern(20_000)
-    const mounted = await fuse(t, 'sync', {
+    const files = {
       short: { content, maxBytes: 300 },
       broken: { content, maxBytes: 300, failFrom: 10_000 },
       late: { content, maxBytes: 700, delayMs: 2 },
-    })
+    }
+    // Asynchronous direct writes may not be short, says FUSE (EIO); and of a synchronous read that is
+    // short at the end of the file Linux 6.18 reads the last bytes twice, by io_uring alone.
+    const [mounted, writable] = [await fuse(t, 'async', files), await fuse(t, 'sync', files)]
     const queue = ring(t)
     for (const memory of Object.values(MEMORIES)) {
       for (const name of ['short', 'late']) {
@@ -475,20 +478,14 @@ fuseTest(
           counts,
           target,
         )
-        const source = memory(queue, 4000).fill(3)
-        t.deepEqual(
-          [...(await file.writeMany(Float64Array.of(0, 2000), 2000, source))],
-          [2000, 2000],
-        )
-        t.true(
-          fs
-            .readFileSync(mounted.behind(name))
-            .subarray(0, 4000)
-            .every((byte) => byte === 3),
-        )
-        content.copy(source)
-        await file.writeMany(Float64Array.of(0, 2000), 2000, source)
         await file.close()
+        const other = await queue.open(writable.at(name), 'r+')
+        const source = memory(queue, 4000).fill(3)
+        const places = Float64Array.of(0, 2000)
+        t.deepEqual([...(await other.writeMany(places, 2000, source))], [2000, 2000])
+        const behind = fs.readFileSync(writable.behind(name))
+        t.true(behind.subarray(0, 4000).every((byte) => byte === 3))
+        await other.close()
       }
       const broken = await queue.open(mounted.at('broken'), 'r+')
       const target = memory(queue, 4000)
@@ -496,10 +493,10 @@ fuseTest(
       t.deepEqual([...counts], [500, -EIO, 1000, 1000])
       t.true(target.subarray(0, 500).equals(content.subarray(9500, 10_000)))
       t.true(target.subarray(500, 2000).every((byte) => byte === GUARD))
-      t.deepEqual(
-        [...(await broken.writeMany(Float64Array.of(9500, 15_000), 1000, target))],
-        [500, -EIO],
-      )
+      const other = await queue.open(writable.at('broken'), 'r+')
+      const written = await other.writeMany(Float64Array.of(9500, 15_000), 1000, target)
+      t.deepEqual([...written], [500, -EIO])
+      await other.close()
       await broken.close()
     }
     assertIdle(t, queue)

@@ -57,7 +57,10 @@ export interface SubmitOptions extends LimitOptions {
   link?: 'none' | 'soft' | 'hard'
   /**
    * The first starts when all that the queue has staged before is complete, and what is staged later
-   * starts when the first is (of a chain: when all of it is). Default false.
+   * starts when the first is (of a chain: when all of it is, or the first fsync, truncate, rename or
+   * unlink in a soft one). Not staged yet is what waits for room, and what is still to come of a plain
+   * buffer over 1 MiB, of `readMany` or of another batch: await those that must come first. Default
+   * false.
    */
   drain?: boolean
   /** Reject with the first failed one's error when all are over. Default false. */
