@@ -118,17 +118,17 @@ fuseTest(
 )
 
 fuseTest('an fdatasync that fails rejects all who shared it, and nobody else', async (t) => {
-  const mounted = await fuse(t, 'sync', { file: { syncMs: 30, syncErrnos: [0, 5, 0, 28] } })
+  const mounted = await fuse(t, 'sync', { file: { syncMs: 300, syncErrnos: [0, 5, 0, 28] } })
   const queue = ring(t)
   const file = await queue.open(mounted.at('file'), 'r+')
   const groups: Promise<unknown>[][] = []
   for (let i = 0; i < 4; i++) {
+    // The one before runs now, so that these gather for the next.
+    queue.flush()
     const group = Array.from({ length: 1 + i }, () => queue.commit(file))
     for (const promise of group) promise.catch(() => {})
+    await groups.at(-1)?.[0]?.catch(() => {})
     groups.push(group)
-    // The next group gathers while this one runs.
-    queue.flush()
-    await (groups.at(-2) ?? [])[0]?.catch(() => {})
   }
   t.deepEqual(await codes(groups.flat()), [
     'done',
@@ -144,7 +144,7 @@ fuseTest('an fdatasync that fails rejects all who shared it, and nobody else', a
 
 fuseTest('a caller who gives up leaves the others their fdatasync', async (t) => {
   const log = scratch(t, Buffer.alloc(0))
-  const mounted = await fuse(t, 'sync', { file: { syncMs: 150, log } })
+  const mounted = await fuse(t, 'sync', { file: { syncMs: 1500, log } })
   const queue = ring(t)
   const file = await queue.open(mounted.at('file'), 'r+')
   const controller = new AbortController()
@@ -183,7 +183,7 @@ for (const what of ['file', 'queue'] as const) {
   fuseTest(
     `closing the ${what} waits for commits that were called for before, the next group too`,
     async (t) => {
-      const mounted = await fuse(t, 'sync', { file: { syncMs: 40 } })
+      const mounted = await fuse(t, 'sync', { file: { syncMs: 300 } })
       const queue = ring(t)
       const file = await queue.open(mounted.at('file'), 'r+')
       const commits = [queue.commit(file)]
@@ -202,7 +202,7 @@ for (const what of ['file', 'queue'] as const) {
     `closing the ${what} with a time ends commits, and none is left without an answer`,
     async (t) => {
       t.timeout(60_000)
-      const mounted = await fuse(t, 'sync', { file: { syncMs: 60 } })
+      const mounted = await fuse(t, 'sync', { file: { syncMs: 300 } })
       const queue = new Queue()
       const file = await queue.open(mounted.at('file'), 'r+')
       const commits = [queue.commit(file)]
