@@ -15,13 +15,17 @@ export declare class Engine {
   constructor()
   /**
    * Makes the ring and joins the event loop. Returns 0, or a negated errno: of
-   * `io_uring_setup(2)`, `eventfd(2)`; -95 (EOPNOTSUPP) also where the process does not export
-   * libuv's functions.
+   * `io_uring_setup(2)`, `eventfd(2)`; -5 (EIO) where the event loop cannot be joined.
    *
    * `deliver(count, slot, result)` gets completions: one as its arguments, more as pairs of 32-bit
    * numbers in `pairs` (at least 32 KiB); a negative count is the errno that ended the engine.
    */
   start(options: EngineOptions, deliver: (arg0: number, arg1: number, arg2: number) => void, pairs: ArrayBuffer): number
+  /**
+   * What an engine with these options would be granted, without keeping one: it is made, asked, and
+   * closed, and joins no event loop. A number is the negated errno that refused it.
+   */
+  static probe(options: EngineOptions): EngineCapabilities | number
   /**
    * The raw functions: what is called once an operation; `src/backend.ts` has their types. null
    * before `start`.
@@ -50,6 +54,8 @@ export declare class Engine {
    * whether the kernel let go of everything. Completions are not delivered any more.
    */
   close(patienceMs: number): boolean
+  /** The ring's descriptor, for other engines of this process to attach to; null when closed. */
+  handle(): number | null
   /** Counters; null when closed. */
   stats(): EngineStats | null
   /** What the kernel granted; null when closed. */
@@ -70,6 +76,8 @@ export interface EngineCapabilities {
   features: Record<string, boolean>
   /** Operations, by their names in `io_uring_enter(2)` without `IORING_OP_`, in lower case. */
   operations: Record<string, boolean>
+  /** What was asked for and refused, by the kernel's name without its prefix, with the errno. */
+  refused: Record<string, number>
   /** Places in the registered file table; 0 when files are named by descriptor. */
   registeredFiles: number
   /**
@@ -77,9 +85,21 @@ export interface EngineCapabilities {
    * errno that refused it.
    */
   registeredMemory?: number
+  /** Whether a thread of ours waits for completions, and not the event loop. */
+  ownThread: boolean
+  /** Operations of a chain of links, at most. */
+  chainMax: number
+  /** Most kernel workers of this thread for files; null before Linux 5.15. */
+  boundedWorkers?: number
+  /** Most kernel workers of this thread for the rest; null before Linux 5.15. */
+  unboundedWorkers?: number
+  /** RLIMIT_MEMLOCK; null where there is no limit. */
+  memlockBytes?: number
+  /** RLIMIT_NOFILE; null where there is no limit. */
+  openFiles?: number
 }
 
-/** How an engine is made; all lengths in bytes. `src/queue.ts` has the defaults and checks them. */
+/** How an engine is made; all lengths in bytes. `src/options.ts` has the defaults and checks them. */
 export interface EngineOptions {
   /** Entries of the submission queue; the kernel rounds up to a power of two. */
   entries: number
@@ -107,6 +127,24 @@ export interface EngineOptions {
   unboundedWorkers: number
   /** Register files and memory with the ring where that is possible. */
   register: boolean
+  /** How completions are found: 0 by the event loop, 1 by a thread, 2 by looking all the time. */
+  reap?: number
+  /** Microseconds that what is staged waits for more; 0 for the rest of the turn of the event loop. */
+  flushDelayUs?: number
+  /** Poll devices for the completions of direct reads and writes. */
+  iopoll?: boolean
+  /** As if the process did not export libuv's functions; for tests. */
+  hideLibuv?: boolean
+  /** What is not even tried: `NO_SQARRAY`, `SUBMIT_ALL`, `REGISTER_RING_FDS`. */
+  leftOut?: Array<string>
+  /** With a polling thread: milliseconds without work after which it sleeps. */
+  sqpollIdleMs?: number
+  /** The CPU that the polling thread stays on. */
+  sqpollCpu?: number
+  /** The descriptor of a ring to share the polling thread with. */
+  attach?: number
+  /** Names of the operations that the ring is restricted to. */
+  restrict?: Array<string>
 }
 
 /** Counters since the engine was started, and gauges of now. */

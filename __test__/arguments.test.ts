@@ -1,8 +1,9 @@
 // Arguments that are not what they seem: of another realm, subclassed, behind a proxy, with getters.
 
+import fs from 'node:fs'
 import vm from 'node:vm'
 import test from 'ava'
-import type { Queue } from 'node-uring'
+import { Queue } from 'node-uring'
 import { assertIdle, ring } from './helpers/ring.js'
 import { scratch } from './helpers/scratch.js'
 
@@ -89,6 +90,34 @@ test('a proxy is no view, and is refused before anything is staged', async (t) =
   }
   t.is(queue.stats().submitted, submitted)
   t.is(queue.stats().pending, 0)
+})
+
+test.serial('a getter of an option of a queue that throws leaves no ring', (t) => {
+  const held = () => fs.readdirSync('/proc/self/fd').length
+  // What the first queue of a process leaves is there.
+  ring(t)
+  const before = held()
+  const names = ['entries', 'cqEntries', 'arena', 'bounceBytes', 'resultBytes', 'inline', 'workers']
+  for (const name of [...names, 'register', 'setup']) {
+    const options = Object.defineProperty({}, name, {
+      get() {
+        throw new Error(`${name} is mine`)
+      },
+    })
+    t.throws(() => new Queue(options), { message: `${name} is mine` })
+  }
+  t.throws(
+    () =>
+      new Queue({
+        arena: {
+          get slabBytes(): number {
+            throw new Error('deep')
+          },
+        },
+      }),
+    { message: 'deep' },
+  )
+  t.is(held(), before)
 })
 
 test('a getter of an option that throws leaves nothing staged', async (t) => {

@@ -3,11 +3,11 @@
 
 import fs from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
-import test, { type ExecutionContext } from 'ava'
 import { type File, Queue, type QueueOptions } from 'node-uring'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const KIB = 1024
 const MIB = 1024 * KIB

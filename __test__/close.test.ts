@@ -1,11 +1,11 @@
 // The end of queues and files: what close waits for, what it cancels, what it leaves behind.
 
 import fs from 'node:fs'
-import test from 'ava'
 import { Queue } from 'node-uring'
 import { assertEnded, childJson, runChild } from './helpers/child.js'
 import { isPending, rejection, ring } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
+import test from './helpers/test.js'
 
 // Those that look at the clock are serial: tests beside them hold the thread up.
 const MIB = 1 << 20

@@ -3,12 +3,12 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import test, { type ExecutionContext } from 'ava'
 import type { DirectAlignment, File, Queue } from 'node-uring'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, ring, thrown } from './helpers/ring.js'
 import { folder, loopMount, scratch, type Teardown } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
 const SEED = 424_242

@@ -3,12 +3,12 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import test from 'ava'
 import type { Queue } from 'node-uring'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring } from './helpers/ring.js'
 import { fifo, folder, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test from './helpers/test.js'
 
 const MIB = 1 << 20
 

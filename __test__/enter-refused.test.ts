@@ -1,58 +1,12 @@
-// What becomes of a program when the kernel refuses io_uring's system calls. strace makes it refuse,
-// for the calls that it is told and with the errno that it is told.
+// What becomes of a program when the kernel refuses io_uring's system calls, for the calls and with the
+// errno that strace is told. Each errno for the first, one and every call: errnos.test.ts.
 
-import { execFileSync, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
-import test, { type ExecutionContext } from 'ava'
-import { assertEnded, type Ended, each, fixture, runChild, story } from './helpers/child.js'
+import test from 'ava'
+import { assertEnded, each, story } from './helpers/child.js'
+import { injectable, inNode, refuse, workplace } from './helpers/refuse.js'
 import { rejection, ring } from './helpers/ring.js'
-import { folder } from './helpers/scratch.js'
-import { needs } from './helpers/skip.js'
-
-const injectable = needs(test.serial, {
-  commands: ['strace'],
-  that: { holds: canTrace(), reason: 'strace may not trace here' },
-})
-
-function canTrace(): boolean {
-  return spawnSync('strace', ['-o', '/dev/null', 'true'], { stdio: 'ignore' }).status === 0
-}
-
-/** The name that Node has for it: EOPNOTSUPP and ENOTSUP are one number. */
-function inNode(errno: string): string {
-  return errno === 'EOPNOTSUPP' ? 'ENOTSUP' : errno
-}
-
-type Told = Readonly<Record<string, unknown>>
-
-/** Runs a program of `fixtures/refused.mjs`, in a folder of its own, while calls are refused: `io_uring_enter:error=EBUSY:when=3`. */
-async function run(
-  t: ExecutionContext,
-  what: string,
-  inject?: string,
-  timeoutMs = 20_000,
-): Promise<{ ended: Ended; told: Told[] }> {
-  const [call] = inject?.split(':') ?? []
-  const under =
-    inject === undefined
-      ? []
-      : ['strace', '-f', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', `inject=${inject}`]
-  // libuv can use io_uring, too, and its calls are not to be counted.
-  const env = { UV_USE_IO_URING: '0' }
-  const options = { args: [what, workplace(t)], under, env, timeoutMs }
-  const ended = await runChild(fixture('refused.mjs'), options)
-  const told = ended.stdout.split('\n').filter(Boolean)
-  return { ended, told: told.map((line) => JSON.parse(line) as Told) }
-}
-
-function workplace(t: ExecutionContext): string {
-  const place = folder(t)
-  execFileSync('mkfifo', [path.join(place, 'fifo')])
-  const numbers = new Uint32Array(1 << 18).map((_, i) => i)
-  fs.writeFileSync(path.join(place, 'data'), Buffer.from(numbers.buffer))
-  return place
-}
 
 injectable(
   'everything settles when the first, some, every second or 200 enters are refused',
@@ -74,7 +28,7 @@ injectable(
     const errnos = ['EAGAIN', 'EBUSY', 'EINTR']
     const runs = whens.flatMap((when) => errnos.map((errno) => [errno, ...when] as const))
     const one = async ([errno, what, when, refusals]: (typeof runs)[number]): Promise<void> => {
-      const { ended, told } = await run(t, what, `io_uring_enter:error=${errno}:when=${when}`)
+      const { ended, told } = await refuse(t, what, `io_uring_enter:error=${errno}:when=${when}`)
       assertEnded(t, ended, {}, `${what} with ${errno} for enter ${when}: it`)
       const [{ wrong = 0, stale = 0, ...rest } = {}] = told
       t.deepEqual({ wrong, stale }, { wrong: 0, stale: 0 })
@@ -90,7 +44,11 @@ injectable(
     t.timeout(100_000)
     await each(['EAGAIN', 'EBUSY', 'EINTR'], async (errno) => {
       // Its timers make the loop come round, and each time enter is tried: 230 times while it looks.
-      const { ended, told } = await run(t, 'refused', `io_uring_enter:error=${errno}:when=1..300`)
+      const { ended, told } = await refuse(
+        t,
+        'refused',
+        `io_uring_enter:error=${errno}:when=1..300`,
+      )
       assertEnded(t, ended)
       const [{ ticks, cpuMs, wallMs, refusals, submitted } = {}, end] = told as Record<
         string,
@@ -109,7 +67,7 @@ injectable(
   async (t) => {
     t.timeout(60_000)
     // The first three are of the open and the start of the read.
-    const { ended, told } = await run(
+    const { ended, told } = await refuse(
       t,
       'refused with a read done',
       'io_uring_enter:error=EAGAIN:when=4..60',
@@ -130,7 +88,7 @@ injectable(
     const errnos = ['EBADF', 'EBADFD', 'EBADR', 'EEXIST', 'EFAULT', 'EINVAL', 'ENXIO', 'EOPNOTSUPP']
     await each([...errnos, 'EPERM'], async (errno) => {
       // From the sixth: two opens, which workers do, took two each, and the pending ones went well.
-      const { ended, told } = await run(t, 'fails', `io_uring_enter:error=${errno}:when=6+`)
+      const { ended, told } = await refuse(t, 'fails', `io_uring_enter:error=${errno}:when=6+`)
       assertEnded(t, ended, {}, `after ${errno} it`)
       const [{ staged, pending, later, close } = {}] = told
       t.deepEqual(staged, Array(5).fill(`ERR_URING_FAILED ${inNode(errno)} io_uring_enter`))
@@ -144,13 +102,13 @@ injectable(
 injectable('a queue whose enter is refused for ever can be closed, and left', async (t) => {
   t.timeout(60_000)
   // The first two are of the open and the read.
-  const closed = await run(t, 'closed while refused', 'io_uring_enter:error=EAGAIN:when=3+')
+  const closed = await refuse(t, 'closed while refused', 'io_uring_enter:error=EAGAIN:when=3+')
   assertEnded(t, closed.ended)
   // close() says what the kernel has not given back; everything is settled all the same.
   const [{ settled, close } = {}] = closed.told
   t.is(close, 'ERR_URING_BUSY')
   t.deepEqual(settled, Array(3).fill('ERR_URING_CLOSED'))
-  const left = await run(t, 'left while refused', 'io_uring_enter:error=EAGAIN:when=3+')
+  const left = await refuse(t, 'left while refused', 'io_uring_enter:error=EAGAIN:when=3+')
   assertEnded(t, left.ended, { stdout: '{"left":true}\n' })
 })
 
@@ -167,7 +125,7 @@ injectable('when io_uring_setup is refused a queue says why, and what to do', as
     EFAULT: 14,
   }
   await each(Object.entries(errnos), async ([errno, number]) => {
-    const { ended, told } = await run(t, 'unavailable', `io_uring_setup:error=${errno}`)
+    const { ended, told } = await refuse(t, 'unavailable', `io_uring_setup:error=${errno}`)
     assertEnded(t, ended)
     const [{ name, code, message, reason } = {}] = told
     t.is(name, 'UringError')
@@ -183,13 +141,13 @@ injectable(
   'a set-up that the kernel does not know is tried with less, and everything works',
   async (t) => {
     t.timeout(60_000)
-    const full = (await run(t, 'mixed')).told[0]!['setupFlags'] as string[]
+    const full = (await refuse(t, 'mixed')).told[0]!['setupFlags'] as string[]
     let before = full.length + 1
     const kinds = new Set<string>()
     // As if the kernel were older and older, until it is too old.
     for (let refused = 0; refused < 12; refused++) {
       const inject = refused === 0 ? undefined : `io_uring_setup:error=EINVAL:when=1..${refused}`
-      const { ended, told } = await run(t, 'mixed', inject)
+      const { ended, told } = await refuse(t, 'mixed', inject)
       if (ended.code !== 0) {
         t.regex(ended.stderr, /ERR_URING_UNAVAILABLE/)
         t.true(refused >= 3, `given up after ${refused}`)
@@ -219,13 +177,13 @@ injectable(
     const errnos = ['EACCES', 'EBADF', 'EBADFD', 'EBUSY', 'EEXIST', 'EFAULT', 'EINVAL', 'EMFILE']
     await each([...errnos, 'ENOMEM', 'ENXIO', 'EOPNOTSUPP', 'EPERM'], async (errno) => {
       // The second call registers the eventfd, as the next test shows.
-      const { ended, told } = await run(t, 'mixed', `io_uring_register:error=${errno}:when=3+`)
+      const { ended, told } = await refuse(t, 'mixed', `io_uring_register:error=${errno}:when=3+`)
       assertEnded(t, ended, {}, `with ${errno} it`)
       const [{ wrong, stale, registeredFiles, registeredMemory } = {}] = told
       t.deepEqual({ wrong, stale, registeredFiles }, { wrong: 0, stale: 0, registeredFiles: 0 })
       t.is((registeredMemory as { code: string }).code, inNode(errno))
     })
-    const { ended, told } = await run(t, 'mixed', 'io_uring_register:error=EINVAL:when=1')
+    const { ended, told } = await refuse(t, 'mixed', 'io_uring_register:error=EINVAL:when=1')
     assertEnded(t, ended)
     t.is(told[0]!['wrong'], 0)
     t.is(told[0]!['registeredDescriptor'], false)
@@ -239,7 +197,11 @@ injectable(
     const unavailable: number[] = []
     await each([...Array(12).keys()], async (index) => {
       const when = index + 1
-      const { ended, told } = await run(t, 'mixed', `io_uring_register:error=ENOMEM:when=${when}`)
+      const { ended, told } = await refuse(
+        t,
+        'mixed',
+        `io_uring_register:error=ENOMEM:when=${when}`,
+      )
       if (/ERR_URING_UNAVAILABLE/.test(ended.stderr)) {
         unavailable.push(when)
         return
@@ -254,7 +216,7 @@ injectable(
 injectable('when every registration is refused a queue says why', async (t) => {
   t.timeout(30_000)
   for (const errno of ['EINVAL', 'ENOMEM']) {
-    const { ended, told } = await run(t, 'unavailable', `io_uring_register:error=${errno}`)
+    const { ended, told } = await refuse(t, 'unavailable', `io_uring_register:error=${errno}`)
     assertEnded(t, ended)
     const [{ code, reason } = {}] = told
     t.is(code, 'ERR_URING_UNAVAILABLE')

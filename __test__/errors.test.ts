@@ -6,7 +6,6 @@ import test from 'ava'
 import {
   AbortError,
   abortError,
-  explainUnavailable,
   invalidArgType,
   invalidArgValue,
   outOfRange,
@@ -16,6 +15,7 @@ import {
   uringError,
   withoutFrames,
 } from '../src/errors.ts'
+import { explainUnavailable } from '../src/unavailable.ts'
 
 type Shape = Error & Record<string, unknown>
 

@@ -4,14 +4,14 @@
 import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
-import test, { type ExecutionContext } from 'ava'
 import { assertEnded, childJson, type Expected, each, fixture, runChild } from './helpers/child.js'
 import { folder } from './helpers/scratch.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const STATES = [
   'reads of an empty FIFO pending',
   'a sleep of a minute pending',
-  '1,000 direct reads in flight',
+  '10,000 direct reads in flight',
   'writes in flight',
   'work staged and not submitted',
   'more operations than completion entries',

@@ -4,10 +4,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
-import test, { type ExecutionContext } from 'ava'
 import { assertEnded, type ChildOptions, childJson, fixture, runChild } from './helpers/child.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 function numbered(): Buffer {
   return Buffer.from(new Uint32Array(1 << 18).map((_, i) => i).buffer)

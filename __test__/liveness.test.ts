@@ -2,9 +2,9 @@
 // was started; and a queue with nothing to do keeps nobody awake.
 
 import fs from 'node:fs'
-import test from 'ava'
 import { assertEnded, childJson, each, fixture, runChild } from './helpers/child.js'
 import { fifo, scratch } from './helpers/scratch.js'
+import test from './helpers/test.js'
 
 const OPERATIONS = ['nop', 'sleep', 'open', 'read', 'bytesAt', 'fifo'] as const
 const STARTS = [

@@ -1,19 +1,18 @@
 // Who owns a buffer: what alloc gives, what free takes back, and what becomes of an operation whose
-// buffer goes away under it. What needs the garbage collector runs in a Node of its own.
+// buffer goes away under it. All the ways to move one: moves.test.ts. The garbage collector:
+// collector.test.ts.
 
 import fs from 'node:fs'
-import test, { type ExecutionContext } from 'ava'
 import type { File, Queue } from 'node-uring'
-import { runChild } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
 
 /** What newer engines have: Node 20 has resizable ArrayBuffers and not yet `transfer`. */
 interface NewArrayBuffer extends ArrayBuffer {
-  transfer?(): ArrayBuffer
   resize(length: number): void
 }
 const Resizable = ArrayBuffer as unknown as new (
@@ -354,47 +353,6 @@ test('an operation on a detached buffer is refused before anything is staged', a
   t.is(queue.stats().submitted, submitted + 1)
 })
 
-test('an attempt to move alloc memory in flight leaves the read and all other buffers whole', async (t) => {
-  const queue = ring(t)
-  const file = await stream(t, queue)
-  const others = Array.from({ length: 50 }, (_, i) => queue.alloc(4096).fill(i + 1))
-  const buffer = queue.alloc(4096)
-  const reading = file.readAt(buffer, 0)
-  t.true(await isPending(reading, 5))
-  const memory = buffer.buffer as NewArrayBuffer
-  let target: ArrayBuffer = memory
-  if (memory.transfer === undefined) {
-    // Node 20 copies memory that is not V8's, and newer ones refuse.
-    moved(memory)
-  } else {
-    target = memory.transfer()
-    t.is(buffer.length, 0)
-  }
-  fs.writeSync(file.fd, 'data')
-  t.is(await reading, 4)
-  t.is(Buffer.from(target).subarray(0, 4).toString(), 'data')
-  t.true(others.every((other, i) => other.length === 4096 && other.every((byte) => byte === i + 1)))
-  assertIdle(t, queue)
-})
-
-test('structuredClone and postMessage of alloc memory leave it usable or say no', async (t) => {
-  const queue = ring(t)
-  const file = await queue.open(scratch(t, pattern(100)))
-  const buffer = queue.alloc(100)
-  try {
-    const copy = structuredClone(buffer, { transfer: [buffer.buffer as ArrayBuffer] })
-    t.is(copy.length, 100)
-  } catch (error) {
-    t.is((error as Error).name, 'DataCloneError')
-  }
-  const outcome = await Promise.resolve()
-    .then(() => file.readAt(buffer, 0))
-    .catch((error) => error.code as string)
-  if (buffer.length === 100) t.is(outcome, 100)
-  else t.is(outcome, 'ERR_URING_BUFFER_DETACHED')
-  t.true((await file.bytesAt(0, 100)).equals(pattern(100)))
-})
-
 test('a view that lies about its length is not believed', async (t) => {
   const queue = ring(t)
   const content = pattern(100_000)
@@ -429,115 +387,3 @@ test('a bytesAt that fails gives its memory back at once', async (t) => {
   }
   await directory.close()
 })
-
-// ---- the garbage collector ----------------------------------------------------------------------
-
-/** Begins every program: a collection that has run its finalizers, and a way to fail. */
-const PROLOGUE = `
-import assert from 'node:assert'
-import fs from 'node:fs'
-import { setTimeout as after } from 'node:timers/promises'
-import { Queue } from 'node-uring'
-const queue = new Queue()
-const used = () => queue.stats().memory.alloc.usedBytes
-async function collected(until) {
-  for (let i = 0; i < 100 && !until(); i++) { gc(); await after(5) }
-}
-`
-
-/** Programs that must end well, by what they show. */
-const PROGRAMS: Readonly<Record<string, string>> = {
-  'memory from alloc that nobody refers to goes back': `
-    for (let i = 0; i < 1000; i++) queue.alloc(65536).fill(1)
-    assert(used() > 0)
-    await collected(() => used() === 0)
-    assert.equal(used(), 0)
-    assert(queue.alloc(65536).every((byte) => byte === 0))`,
-  'a subarray alone keeps its memory, and only its own': `
-    const kept = []
-    const make = (i) => {
-      const buffer = queue.alloc(4096).fill(i)
-      if (i % 20 === 0) kept.push(i % 40 === 0 ? buffer.subarray(100, 200) : new DataView(buffer.buffer, 8, 8))
-    }
-    for (let i = 0; i < 200; i++) make(i)
-    await collected(() => used() === 10 * 4096)
-    assert.equal(used(), 10 * 4096)
-    for (let i = 0; i < 400; i++) queue.alloc(4096).fill(255)
-    for (const [n, view] of kept.entries()) {
-      const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
-      assert(bytes.every((byte) => byte === n * 20))
-    }`,
-  'a read in flight keeps the memory that nobody else refers to': `
-    const name = process.argv[1]
-    const file = await queue.open(name, 'r+')
-    const other = await queue.open('/dev/zero')
-    let reading = file.readAt(queue.alloc(4096), 0)
-    await collected(() => false)
-    assert.equal(used(), 4096)
-    // Whoever got the memory by mistake would be written to.
-    const others = Array.from({ length: 100 }, () => queue.alloc(4096))
-    fs.writeSync(file.fd, 'data')
-    assert.equal(await reading, 4)
-    assert(others.every((buffer) => buffer.every((byte) => byte === 0)))
-    reading = undefined
-    await collected(() => used() === 100 * 4096)
-    assert.equal(used(), 100 * 4096)
-    assert(others.length === 100)`,
-  'memory that is freed and then collected goes back once': `
-    for (let i = 0; i < 500; i++) queue.free(queue.alloc(4096))
-    const held = Array.from({ length: 500 }, () => queue.alloc(4096))
-    await collected(() => false)
-    assert.equal(used(), 500 * 4096)
-    assert(held.every((buffer) => buffer.length === 4096))`,
-  'results of bytesAt that nobody refers to go back': `
-    const file = await queue.open('/dev/zero')
-    for (let i = 0; i < 50; i++) await file.bytesAt(0, 1 << 20)
-    await collected(() => queue.stats().memory.result.usedBytes === 0)
-    assert.equal(queue.stats().memory.result.usedBytes, 0)`,
-  'memory outlives its queue, and goes back when it is collected': `
-    let other = new Queue()
-    const kept = other.alloc(1 << 20).fill(3)
-    const lost = new WeakRef(other)
-    await other.close()
-    other = undefined
-    await collected(() => lost.deref() === undefined)
-    assert(kept.every((byte) => byte === 3))
-    kept.fill(4)`,
-  'a million operations leave the heap as it was': `
-    const file = await queue.open('/dev/zero')
-    const run = async (count) => {
-      let left = count
-      await Promise.all(Array.from({ length: 64 }, async (_, i) => {
-        const mine = i % 2 === 0 ? queue.alloc(64) : Buffer.alloc(64)
-        while (left-- > 0) await (left % 4 === 0 ? file.readAt(mine, 0) : queue.nop())
-      }))
-    }
-    const heap = async () => {
-      await collected(() => false)
-      return process.memoryUsage().heapUsed
-    }
-    await run(100000)
-    const before = await heap()
-    await run(1000000)
-    const grown = (await heap()) - before
-    assert(grown < 65536, grown + ' bytes more')`,
-  'a File that nobody closed is closed when it is collected, with a warning': `
-    let warned = 0
-    process.on('warning', (warning) => { if (warning.code === 'URING_FILE_NOT_CLOSED') warned++ })
-    await queue.open('/dev/zero')
-    await collected(() => queue.stats().files === 0)
-    assert.equal(queue.stats().files, 0)
-    assert.equal(warned, 1)`,
-}
-
-for (const [title, program] of Object.entries(PROGRAMS)) {
-  test(title, async (t) => {
-    t.timeout(60_000)
-    const { code, signal, stderr } = await runChild(`${PROLOGUE}${program}\nawait queue.close()`, {
-      node: ['--expose-gc'],
-      args: [fifo(t)],
-      timeoutMs: 50_000,
-    })
-    t.deepEqual({ code, signal }, { code: 0, signal: null }, stderr)
-  })
-}

@@ -4,13 +4,13 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
-import test, { type ExecutionContext } from 'ava'
 import { type File, Queue, Stats } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, type Told, thrown, told } from './helpers/ring.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test, { BACKEND, type ExecutionContext } from './helpers/test.js'
 
 const { O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } =
   fs.constants
@@ -526,7 +526,7 @@ test('after the queue was closed its calls say so, and its files EBADF', async (
   t.notThrows(() => queue.flush())
   t.notThrows(() => queue.ref().unref())
   t.is(queue.stats().pending, 0)
-  t.is(queue.capabilities.backend, 'io_uring')
+  t.is(queue.capabilities.backend, BACKEND)
   t.true(
     kept.every((byte) => byte === 7),
     'its memory stays',

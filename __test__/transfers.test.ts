@@ -2,12 +2,12 @@
 // node:fs is the witness: it writes what is read here and reads what is written here.
 
 import fs from 'node:fs'
-import test, { type ExecutionContext } from 'ava'
 import type { File, Queue } from 'node-uring'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, isPending, ring } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const KIB = 1024
 const MIB = 1024 * KIB

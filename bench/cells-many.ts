@@ -219,7 +219,7 @@ async function fairGroup(bench: Bench): Promise<void> {
     latencies.sort((a, b) => a - b)
     const p99 = latencies[Math.floor(latencies.length * 0.99)] ?? 0
     const read = `p99 of a single cached 4 KiB read beside ${name}`
-    bench.keep(valueFinding(read, 'node-uring', 'µs', [p99], { atMost: 5000 }))
+    bench.keep(valueFinding(read, 'node-uring', 'µs', [p99], { atMost: 2000 }))
   }
   await queue.close()
 }

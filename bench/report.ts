@@ -2,6 +2,8 @@
  * How results are printed: the table of cells with what was asked for, and what each side cost.
  * Pure: text out of numbers.
  */
+import { table } from '../src/cli/terminal.js'
+import { duration } from '../src/cli/units.js'
 import { type Finding, type Measured, type Spread, spreadOf, type Target } from './harness.js'
 
 /** A table of cells: every row the same, those that miss their target like those that meet it. */
@@ -68,25 +70,4 @@ function ratio(value: number): string {
 
 function number(value: number): string {
   return value.toFixed(Math.abs(value) < 10 ? 2 : 0)
-}
-
-/** `158 ns`, `1.03 µs`, `12.5 ms`: three digits. */
-export function duration(ns: number): string {
-  const [value, unit] = ns < 999.5 ? [ns, 'ns'] : ns < 999_500 ? [ns / 1e3, 'µs'] : [ns / 1e6, 'ms']
-  return `${value.toFixed(value < 9.995 ? 2 : value < 99.95 ? 1 : 0)} ${unit}`
-}
-
-/** Columns as wide as their widest, two spaces apart; those in `right` end flush. */
-export function table(rows: string[][], right: ReadonlySet<number>): string {
-  const widths: number[] = []
-  for (const row of rows) {
-    for (const [i, text] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, text.length)
-  }
-  const lines = rows.map((row) =>
-    row
-      .map((text, i) => (right.has(i) ? text.padStart(widths[i]!) : text.padEnd(widths[i]!)))
-      .join('  ')
-      .trimEnd(),
-  )
-  return lines.join('\n')
 }

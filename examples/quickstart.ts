@@ -1,3 +1,8 @@
+/**
+ * The README's example. It writes data.bin into the folder in which it is run.
+ *
+ *   node --import tsx examples/quickstart.ts
+ */
 import { Queue } from 'node-uring'
 
 const queue = new Queue()

@@ -24,8 +24,9 @@ import {
   writeAts,
 } from '../bench/loops.js'
 import { Progress } from '../bench/progress.js'
-import { duration, table } from '../bench/report.js'
 import { mountOf } from '../bench/scratch.js'
+import { painter, table } from '../src/cli/terminal.js'
+import { duration } from '../src/cli/units.js'
 
 const MIB = 2 ** 20
 const FILE_BYTES = 256 * MIB
@@ -35,9 +36,7 @@ const PIECES_AT_ONCE = 8
 const TURN_MS = 300
 const TURNS = 3
 
-const { NO_COLOR, TERM } = process.env
-const hasColor = process.stdout.isTTY && !NO_COLOR && TERM !== 'dumb'
-const bold = (text: string) => (hasColor ? `\x1b[1m${text}\x1b[22m` : text)
+const paint = painter(process.stdout)
 const progress = new Progress()
 
 try {
@@ -48,13 +47,14 @@ try {
   if (error instanceof UringError && error.reason !== undefined) {
     const { code, message, help } = error.reason
     console.error(`io_uring cannot be used here (${code}). ${message}\n${help}`)
+    console.error('More: npx node-uring doctor')
   } else {
     console.error(error)
   }
 }
 
 async function main(): Promise<void> {
-  const queue = new Queue()
+  const queue = new Queue({ backend: 'io_uring' })
   const folder = mkdtempSync(join(process.argv[2] ?? tmpdir(), 'node-uring-start-'))
   const undo = onExit(() => rmSync(folder, { recursive: true, force: true }))
   const path = join(folder, 'data.bin')
@@ -77,7 +77,10 @@ async function main(): Promise<void> {
   if (load > cores) {
     console.log(`This machine is busy (load ${load.toFixed(1)}): the next run may tell otherwise.`)
   }
-  console.log('Everything that is measured, beside C and fio too: npm run bench')
+  console.log(
+    '\nNext: npx node-uring doctor (what io_uring can do here), the programs in examples/,\n' +
+      'npm run bench (everything that is measured, beside C and fio too).',
+  )
 }
 
 /** Random bytes into the file and back again, many pieces at once; throws if one byte differs. */
@@ -96,10 +99,8 @@ async function writeAndVerify(queue: Queue, file: File): Promise<void> {
     }
   })
   progress.clear()
-  const whole = createHash('sha256').update(digests.join('')).digest('hex').slice(0, 16)
   console.log(
-    `${FILE_BYTES / MIB} MiB written, synced and read back through io_uring: ` +
-      `every byte as it was (${whole})\n`,
+    `${FILE_BYTES / MIB} MiB written, synced and read back through io_uring: every byte as it was\n`,
   )
 }
 
@@ -136,8 +137,11 @@ async function roundTrips(queue: Queue): Promise<void> {
     ...[ns.p50, ns.p99, ns.p999].map(duration),
     whole(opsPerSecond),
   ]
-  const header = ['NOP round trip', 'median', '99%', '99.9%', 'per second']
+  const header = ['a nop to the kernel and back', 'median', '99%', '99.9%', 'per second']
   print([header, row('one at a time', one), row('128 at once', many)])
+  console.log(
+    'Of 128 at once each takes longer, since they travel together; more are done a second.\n',
+  )
 }
 
 /** What is compared: the same loop on both sides. */
@@ -190,7 +194,7 @@ async function compare(queue: Queue, file: File, handle: FileHandle): Promise<vo
     },
   ]
 
-  const rows = [['cached data', 'node-uring', '', 'fs/promises', '', 'ratio']]
+  const rows = [['cached data', 'node-uring', '', 'fs/promises', '', 'node-uring is']]
   const slower: string[] = []
   for (const comparison of comparisons) {
     const { ringNs, nodeNs, ratio } = await takeTurns(comparison)
@@ -198,7 +202,7 @@ async function compare(queue: Queue, file: File, handle: FileHandle): Promise<vo
       `${whole(1e9 / ns)}/s`,
       `${whole((comparison.blockBytes / MIB / ns) * 1e9)} MiB/s`,
     ])
-    rows.push([comparison.name, ...rates, `${ratio.toFixed(ratio < 10 ? 1 : 0)}×`])
+    rows.push([comparison.name, ...rates, `${ratio.toFixed(ratio < 9.95 ? 1 : 0)}× as fast`])
     if (ratio < 1) slower.push(`${comparison.name} (${ratio.toFixed(2)}×)`)
   }
   progress.clear()
@@ -237,5 +241,5 @@ function whole(value: number): string {
 /** Prints a table under a bold heading. */
 function print(rows: string[][]): void {
   const [heading = '', ...rest] = table(rows, new Set([1, 2, 3, 4, 5])).split('\n')
-  console.log([bold(heading), ...rest, ''].join('\n'))
+  console.log([paint('bold', heading), ...rest, ''].join('\n'))
 }

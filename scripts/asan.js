@@ -39,6 +39,12 @@ leak:node_uring_core::in_flight::InFlight>::is_free
 leak:alloc::rc::Rc<node_uring_core::arena::Mapping>>::new
 `
 
+/** Tests that the addon's run leaves out, each with its reason. */
+const EXCLUDED = {
+  '40 workers terminated at work leave no descriptor, thread or mapping behind':
+    'it counts mappings, and AddressSanitizer keeps some of each thread that ended',
+}
+
 const kinds = { core, addon }
 const kind = process.argv[2]
 const missing = missingSanitizer()
@@ -85,7 +91,11 @@ function addon(args) {
   const options = { ASAN_OPTIONS: `detect_leaks=0:log_path=${join(reports, 'report')}` }
   const selection = args.length > 0 ? args : ['__test__/*.test.ts']
   // One file at a time: many tests have deadlines, and everything is two to four times slower.
-  const ava = ['node_modules/.bin/ava', '--timeout=20m', '--concurrency=1', ...selection]
+  const excluded = Object.entries(EXCLUDED)
+  for (const [title, reason] of excluded) console.log(`left out: ${title} — ${reason}`)
+  const matches = excluded.flatMap(([title]) => ['--match', `!${title}`])
+  const limits = ['--timeout=20m', '--concurrency=1', ...matches]
+  const ava = ['node_modules/.bin/ava', ...limits, ...selection]
   const tests = passThrough(ava, { cwd: tree, env: { ...options, LD_PRELOAD: library } })
   const files = readdirSync(reports)
   for (const name of files) console.error(readFileSync(join(reports, name), 'utf8'))

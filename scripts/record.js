@@ -17,8 +17,9 @@ export async function recordSlowRun(result) {
     FILE,
     `# The slow tests
 
-What takes too long for \`npm test\`: \`__test__/slow\` and the cargo tests marked
-\`#[ignore = "slow"]\`. \`npm run test:slow\` runs them and writes this file.
+What takes too long for \`npm test\`: \`__test__/slow\`, the cargo tests marked
+\`#[ignore = "slow"]\`, loom, core and addon under AddressSanitizer, and ten minutes of the fuzz target.
+\`npm run test:slow\` runs them and writes this file. [safety.md](safety.md) says what they found.
 
 | last run | |
 |---|---|

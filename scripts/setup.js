@@ -8,6 +8,7 @@
 import { createHash } from 'node:crypto'
 import {
   accessSync,
+  chmodSync,
   constants,
   copyFileSync,
   existsSync,
@@ -100,6 +101,8 @@ export const parts = [
       const inputs = distInputs()
       rmSync('dist', { recursive: true, force: true }) // what src no longer has must not linger
       const result = await run(['node_modules/.bin/tsc', '-p', 'tsconfig.json'])
+      // npm does so when it installs the package; `npx node-uring` here does not.
+      if (result.ok) chmodSync('dist/cli/main.js', 0o755)
       if (result.ok) writeStamp('target/setup/dist', inputs)
       return result
     },
@@ -128,7 +131,8 @@ function replace(from, to) {
 }
 
 const installInputs = () => digest(['package-lock.json'])
-const bindingInputs = () => digest([...BINDING_SOURCES, 'node_modules/@napi-rs/cli/package.json'])
+export const bindingInputs = () =>
+  digest([...BINDING_SOURCES, 'node_modules/@napi-rs/cli/package.json'])
 const distInputs = () =>
   digest(['src', 'index.d.ts', 'tsconfig.json', 'node_modules/typescript/package.json'])
 
@@ -148,11 +152,11 @@ function digest(paths) {
   return hash.digest('hex')
 }
 
-function stampHolds(stamp, inputs) {
+export function stampHolds(stamp, inputs) {
   return existsSync(stamp) && readFileSync(stamp, 'utf8') === inputs
 }
 
-function writeStamp(stamp, inputs) {
+export function writeStamp(stamp, inputs) {
   mkdirSync(join(stamp, '..'), { recursive: true })
   writeFileSync(stamp, inputs)
 }

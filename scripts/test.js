@@ -69,9 +69,25 @@ const fastSteps = [
     command: bin('tsc', '-p', 'tsconfig.check.json'),
   },
   {
+    name: 'release',
+    title: 'the binary that is published: size, and the oldest glibc',
+    command: ['node', 'scripts/release/build.js', '--check'],
+  },
+  {
     name: 'ava',
     title: 'ava',
     command: bin('ava', ...matches, ...(files.length > 0 ? files : ['__test__/*.test.ts'])),
+    reader: avaReader,
+  },
+  {
+    name: 'node-fs',
+    title: 'ava on node:fs (but for what __test__/node-fs.json lists)',
+    command: bin('ava', ...matches, ...(files.length > 0 ? files : filesOnNodeFs())),
+    // No binary is found, so every queue falls back, also those of programs that tests start.
+    env: {
+      URING_TEST_BACKEND: 'node:fs',
+      NAPI_RS_NATIVE_LIBRARY_PATH: '/nonexistent/node-uring.node',
+    },
     reader: avaReader,
   },
   { name: 'fuzz', title: 'fuzz target, 30 s', command: ['node', 'scripts/fuzz.js'] },
@@ -138,6 +154,14 @@ function slowFiles() {
     .map((name) => join(folder, name))
 }
 
+/** The test files that make sense without a ring. */
+function filesOnNodeFs() {
+  const out = JSON.parse(readFileSync('__test__/node-fs.json', 'utf8')).files
+  return readdirSync('__test__')
+    .filter((name) => name.endsWith('.test.ts') && !(name in out))
+    .map((name) => join('__test__', name))
+}
+
 const total = { passed: 0, failed: 0, skipped: 0 }
 const failedTitles = []
 const seenSkips = []
@@ -181,12 +205,13 @@ async function build() {
   }
 }
 
-async function runStep({ title, command, check, reader: makeReader = exitCodeReader, timeoutMs }) {
+async function runStep(step) {
+  const { title, command, check, env, reader: makeReader = exitCodeReader, timeoutMs } = step
   const reader = makeReader()
   const done = progress(title, reader.status)
   const { ok, lines } = check
     ? await check({ ci: options.ci })
-    : await run(command, { onLine: reader.line, timeoutMs })
+    : await run(command, { onLine: reader.line, timeoutMs, env })
   const { passed, failed, skips } = reader.end(ok)
 
   const forbidden = options.ci ? skips.filter((skip) => !isAllowed(skip)) : []

@@ -1,16 +1,10 @@
 /**
  * What the layers above need of an engine, whichever it is: the calls once an operation, the cold
- * calls, and the numbers that both sides agree on. TypeScript reaches the engine through this alone.
+ * calls, and the numbers that both sides agree on. TypeScript reaches the engine through this alone;
+ * `start.ts` chooses which, and `fallback/` is the other one.
  */
-import { explainUnavailable, type Unavailable, uringError } from './errors.js'
-import {
-  type Engine,
-  type EngineCapabilities,
-  type EngineOptions,
-  type EngineStats,
-  loadBinding,
-  type Opened,
-} from './native.js'
+import type { Engine, EngineCapabilities, EngineStats, Opened } from './native.js'
+import type { Unavailable } from './unavailable.js'
 
 /** What can be staged. `crates/core/src/operation.rs` says what each takes. */
 export const OP_NOP = 0
@@ -66,8 +60,14 @@ export const POOL_RESULT = 2
 export const REFUSED_CLOSED = 1
 export const REFUSED_FAILED = 2
 export const REFUSED_SLOT_BUSY = 3
+export const REFUSED_SLOT_RANGE = 4
+export const REFUSED_UNKNOWN_OPCODE = 5
 export const REFUSED_UNKNOWN_FILE = 6
+export const REFUSED_FILE_IN_FLIGHT = 7
 export const REFUSED_UNKNOWN_CHUNK = 8
+export const REFUSED_RANGE = 9
+export const REFUSED_ARGUMENT = 10
+export const REFUSED_CREDENTIALS = 13
 export const REFUSED_BUFFER_GONE = 64
 
 /** Answers of {@link Backend.take} that are no chunk. Others below -1000 are an errno. */
@@ -75,9 +75,6 @@ export const TAKE_LIMIT = 0
 export const TAKE_TOO_LONG = -1
 export const TAKE_BUFFER_GONE = -2
 export const TAKE_ERRNO = -1000
-
-/** Completions that are delivered at once, at most. */
-const BATCH_MAX = 4096
 
 /** Done, or the number of a refusal. */
 type Outcome = number | undefined
@@ -137,7 +134,14 @@ export interface RawFunctions {
 
 /** The cold calls. */
 export interface Backend extends RawFunctions {
-  readonly name: 'io_uring'
+  readonly name: 'io_uring' | 'node:fs'
+  /** Why it is not io_uring. */
+  readonly reason: Unavailable | undefined
+  /**
+   * Whether operations use memory from {@link expose} in place. If not, no operation may name its
+   * chunk: it is there to be counted and given back.
+   */
+  readonly inPlace: boolean
   /** Takes the file that the open at `slot` gave. */
   takeOpened(slot: number): Opened | null
   /** Takes the `struct statx` that the operation at `slot` left. */
@@ -149,6 +153,8 @@ export interface Backend extends RawFunctions {
   /** Whether the operation at `slot` is staged and has not been submitted. */
   isStaged(slot: number): boolean
   setWanted(wanted: boolean): void
+  /** The ring's descriptor, or null when closed. */
+  handle(): number | null
   stats(): EngineStats | null
   capabilities(): EngineCapabilities | null
   /** Ends it; true when the kernel let go of everything within `patienceMs`. */
@@ -162,8 +168,10 @@ export interface Backend extends RawFunctions {
 export type Deliver = (count: number, slot: number, result: number) => void
 
 /** The engine in the compiled module. */
-class UringBackend implements Backend {
+export class UringBackend implements Backend {
   readonly name = 'io_uring'
+  readonly reason = undefined
+  readonly inPlace = true
   readonly #engine: Engine
   readonly stage: RawFunctions['stage']
   readonly stageBare: RawFunctions['stageBare']
@@ -210,6 +218,9 @@ class UringBackend implements Backend {
   setWanted(wanted: boolean): void {
     this.#engine.setWanted(wanted)
   }
+  handle(): number | null {
+    return this.#engine.handle()
+  }
   stats(): EngineStats | null {
     return this.#engine.stats()
   }
@@ -219,31 +230,4 @@ class UringBackend implements Backend {
   close(patienceMs: number): boolean {
     return this.#engine.close(patienceMs)
   }
-}
-
-/**
- * Starts an engine. `deliver` gets its completions; `pairs` is where those of more than one lie.
- *
- * Throws ERR_URING_UNAVAILABLE, with `reason`, where there is no ring to be had.
- */
-export function startBackend(
-  options: EngineOptions,
-  deliver: Deliver,
-): { backend: Backend; pairs: Int32Array } {
-  let engine: Engine
-  try {
-    engine = new (loadBinding().Engine)()
-  } catch (cause) {
-    throw unavailable(explainUnavailable(cause), cause)
-  }
-  const pairs = new Int32Array(BATCH_MAX * 2)
-  const errno = engine.start(options, deliver, pairs.buffer)
-  if (errno < 0) throw unavailable(explainUnavailable(errno))
-  const raw = engine.functions() as RawFunctions | null
-  if (raw === null) throw unavailable(explainUnavailable(-12))
-  return { backend: new UringBackend(engine, raw), pairs }
-}
-
-function unavailable(reason: Unavailable, cause?: unknown): Error {
-  return uringError('ERR_URING_UNAVAILABLE', cause === undefined ? { reason } : { reason, cause })
 }

@@ -3,7 +3,6 @@
  * other and end with what fails. Each operation is a record like any other and travels as they do;
  * here is where its result goes, and how a chain gets all that it needs before any of it is staged.
  */
-import { constants } from 'node:os'
 import {
   FLAG_DRAIN,
   FLAG_HARDLINK,
@@ -17,6 +16,7 @@ import {
   OP_WRITE,
   syscallOf,
 } from './backend.js'
+import { ERRNO } from './errno.js'
 import {
   abortError,
   invalidArgType,
@@ -40,7 +40,7 @@ import {
 } from './slots.js'
 import { checkBoolean, checkOptions } from './validate.js'
 
-const { EBADF, ECANCELED } = constants.errno
+const { EBADF, ECANCELED } = ERRNO
 /**
  * Operations of one batch that are under way at once: the rest has no records yet. As many as settle in
  * one go are what a timer waits for.

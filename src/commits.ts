@@ -2,15 +2,15 @@
  * Commits: an fdatasync that callers share, begun after all that they have seen complete. It is an
  * ordinary operation; what each caller has is a share in it, with limits of its own.
  */
-import { constants } from 'node:os'
 import { OP_FSYNC } from './backend.js'
+import { ERRNO } from './errno.js'
 import { rejected, systemError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
 import type { Operations } from './operations.js'
 import type { Operation } from './slots.js'
 
-const { EBADF } = constants.errno
+const { EBADF } = ERRNO
 
 /** Callers that wait for one fdatasync. */
 class Group {

@@ -2,6 +2,7 @@
  * Names and words of the system's error numbers: libuv's, as node:fs has them, and those of Linux
  * that libuv does not know. Pure; it makes no error.
  */
+import { constants } from 'node:os'
 import { getSystemErrorMap } from 'node:util'
 
 /** errno (negative) → [code, words], the table that node:fs itself uses. */
@@ -45,3 +46,37 @@ export function errnoWords(errno: number): readonly [code: string, words: string
   const unknown = `Unknown system error ${errno}`
   return OF_LIBUV.get(errno) ?? OF_LINUX.get(errno) ?? [unknown, unknown]
 }
+
+/** The error numbers that this package knows by name. */
+const NAMES = [
+  'EAGAIN',
+  'EALREADY',
+  'EBADF',
+  'ECANCELED',
+  'EEXIST',
+  'EFBIG',
+  'EINTR',
+  'EINVAL',
+  'EIO',
+  'EISDIR',
+  'ELOOP',
+  'EMFILE',
+  'ENAMETOOLONG',
+  'ENOENT',
+  'ENOMEM',
+  'ENOTSUP',
+  'EPERM',
+  'ESPIPE',
+  'ETIME',
+] as const
+
+/**
+ * Error numbers by name, positive, as node:fs negates them: libuv's, which on Windows are not those
+ * of `os.constants`. ETIME is not libuv's.
+ */
+export const ERRNO: Readonly<Record<(typeof NAMES)[number], number>> = (() => {
+  const byName = new Map<string, number>()
+  for (const [errno, [name]] of OF_LIBUV) byName.set(name, -errno)
+  const found = NAMES.map((name) => [name, byName.get(name) ?? constants.errno[name]])
+  return Object.fromEntries(found)
+})()

@@ -1,11 +1,11 @@
 /**
  * Every error of this package is made here: the system's in the words of node:fs, misuse in the
  * words of Node's `ERR_` codes, and our own `ERR_URING_` codes from one table.
- * Nothing here touches the engine, keeps state or decides when an error is due. It is as long as
- * its two tables.
+ * Nothing here touches the engine, keeps state or decides when an error is due.
  */
 import { inspect } from 'node:util'
 import { errnoWords } from './errno.js'
+import type { Unavailable } from './unavailable.js'
 
 /** An error that the system reported, with the shape and the wording of node:fs. */
 export interface SystemError extends Error {
@@ -27,18 +27,6 @@ export interface SystemErrorExtra {
   dest?: string | undefined
   bytesWritten?: number | undefined
   cause?: unknown
-}
-
-/** Why a ring cannot be used here. */
-export interface Unavailable {
-  /** The name of `errno`, or `MODULE_NOT_FOUND`, `ERR_DLOPEN_FAILED` when the binary is at fault. */
-  code: string
-  /** The system's error number, negative as in node:fs; undefined when no system call failed. */
-  errno: number | undefined
-  /** What happened, in a sentence. */
-  message: string
-  /** What to do about it. */
-  help: string
 }
 
 /** What direct I/O asks of a file; see `STATX_DIOALIGN` in statx(2). */
@@ -139,6 +127,15 @@ const URING_ERRORS = {
   /** This kernel or file cannot do it. Do: what `needs` says. */
   ERR_URING_UNSUPPORTED: (d: CommonDetails & { feature: string; needs: string }) =>
     `${d.feature} is not supported here: it needs ${d.needs}`,
+
+  /**
+   * The user or the groups of the process changed (setresuid(2), setgroups(2)) after a queue with
+   * `sqpoll` was made: its kernel thread would look paths up as who the process was. Files that are
+   * open stay usable. Do: make a new queue.
+   */
+  ERR_URING_CREDENTIALS: (_: NoDetails) =>
+    'The process is another user or group than when this queue with sqpoll was made, whose kernel ' +
+    'thread would open files as before. Make a new queue',
 
   /** `free` was given a buffer that was freed or transferred before. Do: free a buffer once. */
   ERR_URING_FREED: (_: NoDetails) => 'The buffer was freed or transferred before',
@@ -299,86 +296,6 @@ export function outOfRange(
 ): ArgumentError<RangeError, 'ERR_OUT_OF_RANGE'> {
   const message = `The value of "${name}" is out of range. It must be ${range}.`
   return withCode(new RangeError(`${message} Received ${digits(value)}`), 'ERR_OUT_OF_RANGE')
-}
-
-/** What refused a ring or a binary, and what to do: code → [what happened, help]. */
-const UNAVAILABLE: Readonly<Record<string, readonly [message: string, help: string]>> = {
-  ENOSYS: [
-    'The kernel has no io_uring, or a sandbox hides it.',
-    'Linux 5.10 or later has it; gVisor and some seccomp profiles answer as if it had not.',
-  ],
-  EPERM: [
-    'The system forbids io_uring to this process.',
-    'Either `sysctl kernel.io_uring_disabled` is not 0 (1 allows CAP_SYS_ADMIN and the group ' +
-      'kernel.io_uring_group), or a seccomp filter refuses: the default profile of Docker does, ' +
-      'so give one that allows io_uring_setup, io_uring_enter and io_uring_register by ' +
-      '`docker run --security-opt seccomp=profile.json`.',
-  ],
-  EACCES: [
-    'A security module or seccomp filter refused io_uring to this process.',
-    'Allow it in the SELinux or AppArmor policy, or in the seccomp profile of the container.',
-  ],
-  ENOMEM: [
-    'There is not enough memory that may be locked for the ring.',
-    'See `ulimit -l`; raise it (LimitMEMLOCK= in systemd, `docker run --ulimit memlock=-1`), ' +
-      'open fewer queues, or give `entries` a smaller number.',
-  ],
-  EMFILE: [
-    'This process has too many open files; a ring is one.',
-    'See `ulimit -n`; raise it, or close some.',
-  ],
-  ENFILE: ['The system has too many open files; a ring is one.', 'See `sysctl fs.file-max`.'],
-  EINVAL: [
-    'The kernel does not know what was asked of the ring: it is too old, or an option is wrong.',
-    'Linux 5.10 or later is needed (`uname -r`); try it without options.',
-  ],
-  ENOTSUP: [
-    'The kernel can lose completions (IORING_FEAT_NODROP is of Linux 5.5), or this runtime does not ' +
-      'export the functions of libuv.',
-    'Run it under Node.js, on Linux 5.10 or later.',
-  ],
-  MODULE_NOT_FOUND: [
-    'There is no binary of node-uring for this platform and Node.',
-    'Install without --no-optional and --omit=optional, on the platform where it runs.',
-  ],
-  ERR_DLOPEN_FAILED: [
-    'The binary of node-uring is here but cannot be loaded.',
-    'It may be for another platform or C library: reinstall on this machine, and see the cause.',
-  ],
-}
-
-/**
- * Says why there is no ring: `failure` is the errno of io_uring_setup(2) with either sign, or
- * what was thrown when the binary was loaded. `platform` is as in `process.platform`.
- */
-export function explainUnavailable(
-  failure: unknown,
-  platform: string = process.platform,
-): Unavailable {
-  if (platform !== 'linux') {
-    const message = `io_uring is a part of Linux, and this is ${platform}.`
-    return { code: 'ENOSYS', errno: undefined, message, help: 'Run it on Linux.' }
-  }
-  let code: string
-  let errno: number | undefined
-  if (typeof failure === 'number') {
-    errno = -Math.abs(failure)
-    code = errnoWords(errno)[0]
-  } else {
-    code = foundButNotLoaded(failure) ? 'ERR_DLOPEN_FAILED' : 'MODULE_NOT_FOUND'
-  }
-  const unknown = ['The kernel refused to set up a ring.', 'See io_uring_setup(2).'] as const
-  const [message, help] = UNAVAILABLE[code] ?? unknown
-  return { code, errno, message, help }
-}
-
-/** True if some binary was found: the loader of napi-rs tries several and chains what they threw. */
-function foundButNotLoaded(failure: unknown, depth = 0): boolean {
-  if (!(failure instanceof Error) || depth > 8) return false
-  // dlopen(3) begins its messages with the path; not every loader keeps the code.
-  const { code } = failure as { code?: unknown }
-  if (code === 'ERR_DLOPEN_FAILED' || /\.node: /.test(failure.message)) return true
-  return [failure.cause].flat().some((cause) => foundButNotLoaded(cause, depth + 1))
 }
 
 /**

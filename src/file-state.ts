@@ -2,10 +2,10 @@
  * What an open file is to the operations on it, how it is closed, and how long that waits. The public
  * `File` is over this; operations hold this and not the `File`, which can be collected.
  */
-import { constants } from 'node:os'
 import { setImmediate } from 'node:timers/promises'
 import { OP_CLOSE, OP_READ, OP_STATX, OP_TIMEOUT } from './backend.js'
 import { Commits } from './commits.js'
+import { ERRNO } from './errno.js'
 import { rejected, systemError, uringError } from './errors.js'
 import { isAppend, isDirect } from './flags.js'
 import type { Limits } from './limits.js'
@@ -13,7 +13,7 @@ import type { Operations } from './operations.js'
 import { directAlignment, STATX_DIOALIGN, STATX_STATS, Stats } from './stats.js'
 import { checkInteger, checkOptions } from './validate.js'
 
-const { EINVAL } = constants.errno
+const { EINVAL } = ERRNO
 /** Alignment to assume of a direct file whose kernel cannot say (STATX_DIOALIGN is of 6.1). */
 const BLOCK_BYTES_UNKNOWN = 4096
 /** How long a close with `timeoutMs` waits for the kernel after it has cancelled. */

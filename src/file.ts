@@ -3,9 +3,9 @@
  * them to `operations.ts`; never touches the engine itself.
  */
 import { ftruncate } from 'node:fs'
-import { constants } from 'node:os'
 import { promisify } from 'node:util'
 import { OP_FSYNC, OP_FTRUNCATE, OP_READ, OP_WRITE, syscallOf } from './backend.js'
+import { ERRNO } from './errno.js'
 import { invalidArgType, rejected, systemError, uringError } from './errors.js'
 import { type CloseOptions, checkAlignment, closeTimeout, type FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
@@ -22,7 +22,7 @@ import {
 } from './validate.js'
 import { checkMany, type ManyLengths, type Positions } from './volume.js'
 
-const { EBADF } = constants.errno
+const { EBADF } = ERRNO
 
 /** Options of {@link File.writeAt} and {@link File.append}. */
 export interface WriteOptions extends LimitOptions {

@@ -8,8 +8,9 @@ import { types } from 'node:util'
 import { invalidArgType, invalidArgValue } from './errors.js'
 import { checkInteger } from './validate.js'
 
-const { O_APPEND, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY } = fs.constants
-/** Its value differs by architecture; not every platform has it. */
+export const { O_RDONLY, O_RDWR, O_WRONLY } = fs.constants
+const { O_APPEND, O_CREAT, O_EXCL, O_SYNC, O_TRUNC } = fs.constants
+/** Its value differs by architecture. Where there is none, `direct` files are buffered ones. */
 const O_DIRECT = fs.constants.O_DIRECT ?? 0
 /** Not in node:fs.constants: Node sets it by itself. The same on every architecture of Node. */
 const O_CLOEXEC = process.platform === 'linux' ? 0o2000000 : 0
@@ -72,6 +73,16 @@ function parsed(flags: unknown): number {
 /** True if the kernel puts every write at the end: positions are ignored then. */
 export function isAppend(flags: number): boolean {
   return (flags & O_APPEND) !== 0
+}
+
+/** True if what was opened with these flags may be read; of the kernel's two lowest bits 3 is none. */
+export function mayRead(flags: number): boolean {
+  return (flags & 3) === O_RDONLY || (flags & 3) === O_RDWR
+}
+
+/** True if what was opened with these flags may be written. */
+export function mayWrite(flags: number): boolean {
+  return (flags & 3) === O_WRONLY || (flags & 3) === O_RDWR
 }
 
 /** True if the flags ask for direct I/O, by `direct: true` or by number. */

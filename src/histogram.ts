@@ -35,10 +35,15 @@ export interface RoundTripSummary {
 export class RoundTrips {
   readonly #histogram = createHistogram({ figures: 3 })
   readonly #block: Float64Array
+  readonly #observe: ((ns: number) => void) | undefined
   #length = 0
 
-  /** `samples` is how many are to come; fewer or more do no harm. */
-  constructor(samples: number) {
+  /**
+   * `samples` is how many are to come; fewer or more do no harm. `observe` gets each sample, too,
+   * when it is drained.
+   */
+  constructor(samples: number, observe?: (ns: number) => void) {
+    this.#observe = observe
     this.#block = new Float64Array(Math.max(1, Math.min(samples, BLOCK_SAMPLES)))
   }
 
@@ -58,6 +63,7 @@ export class RoundTrips {
     for (const ns of this.#block.subarray(0, this.#length)) {
       // The histogram takes integers from 1 up; two readings of a coarse clock can be equal.
       this.#histogram.record(Math.max(1, Math.round(ns)))
+      this.#observe?.(ns)
     }
     this.#length = 0
   }

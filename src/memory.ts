@@ -14,7 +14,10 @@ import { invalidArgType, systemError, uringError } from './errors.js'
 
 /** A chunk that an ArrayBuffer of ours covers. */
 export interface Allocation {
+  /** What operations use in place; 0 where the backend copies. */
   readonly chunk: number
+  /** What is given back. */
+  readonly number: number
   readonly owner: Memory
 }
 
@@ -56,8 +59,11 @@ function dispose(this: Buffer): void {
 export class Memory {
   readonly #backend: Backend
   readonly #limitBytes: number
+  /** Whether an operation has yet to copy from or to a buffer, where the backend copies. */
+  readonly #isUsed: (buffer: ArrayBufferLike) => boolean
 
-  constructor(backend: Backend, limitBytes: number) {
+  constructor(backend: Backend, limitBytes: number, isUsed: (buffer: ArrayBufferLike) => boolean) {
+    this.#isUsed = isUsed
     this.#backend = backend
     this.#limitBytes = limitBytes
   }
@@ -89,7 +95,8 @@ export class Memory {
   }
 
   #stamped(arrayBuffer: ArrayBuffer, chunk: number): AllocBuffer {
-    const allocation: Allocation = { chunk, owner: this }
+    const inPlace = this.#backend.inPlace ? chunk : 0
+    const allocation: Allocation = { chunk: inPlace, number: chunk, owner: this }
     new Stamp(arrayBuffer, allocation)
     const buffer = Buffer.from(arrayBuffer)
     // On the Buffer too: most operations are given this very object, and need not look further.
@@ -97,7 +104,7 @@ export class Memory {
     return disposable(buffer)
   }
 
-  /** The chunk under a view, or 0 when it is not over memory of this queue. */
+  /** The chunk under a view, or 0 when operations have to copy. */
   chunkOf(view: ArrayBufferView): number {
     const allocation = Stamp.of(view) ?? Stamp.of(view.buffer)
     return allocation !== undefined && allocation.owner === this ? allocation.chunk : 0
@@ -123,8 +130,10 @@ export class Memory {
     if (arrayBuffer.byteLength === 0 && isDetached(arrayBuffer)) throw uringError('ERR_URING_FREED')
     const allocation = Stamp.of(arrayBuffer)
     if (allocation?.owner !== this) throw uringError('ERR_URING_NOT_ALLOCATED')
-    if (allocation.chunk === 0) return
-    const refusal = this.#backend.disown(allocation.chunk, arrayBuffer)
+    if (allocation.number === 0) return
+    const copies = !this.#backend.inPlace
+    if (copies && this.#isUsed(arrayBuffer)) throw uringError('ERR_URING_IN_FLIGHT')
+    const refusal = this.#backend.disown(allocation.number, arrayBuffer)
     if (refusal === REFUSED_SLOT_BUSY) throw uringError('ERR_URING_IN_FLIGHT')
     if (refusal === REFUSED_UNKNOWN_CHUNK) throw uringError('ERR_URING_FREED')
     if (refusal === REFUSED_CLOSED) throw uringError('ERR_URING_CLOSED')

@@ -20,6 +20,7 @@ let binding: typeof Binding | undefined
  * `MODULE_NOT_FOUND` where there is none for this platform, `ERR_DLOPEN_FAILED` where it does not fit.
  */
 export function loadBinding(): typeof Binding {
-  binding ??= createRequire(import.meta.url)('../index.js') as typeof Binding
+  // By name and not by path: in a bundle, a path would lead to somebody else's file.
+  binding ??= createRequire(import.meta.url)('node-uring/binding') as typeof Binding
   return binding
 }

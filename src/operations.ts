@@ -5,7 +5,6 @@
  * Arguments have been checked by the callers. Nothing here blocks, and no operation has an object or
  * a closure of its own besides its promise.
  */
-import { constants } from 'node:os'
 import {
   type Backend,
   type Deliver,
@@ -16,19 +15,22 @@ import {
   OP_TIMEOUT,
   OP_WRITE,
   REFUSED_CLOSED,
+  REFUSED_CREDENTIALS,
   REFUSED_FAILED,
   REFUSED_UNKNOWN_CHUNK,
   REFUSED_UNKNOWN_FILE,
-  startBackend,
   syscallOf,
 } from './backend.js'
 import { type Batch, goOnWithChain, startChain } from './batch.js'
+import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
+import { cannotPoll } from './iopoll.js'
 import { LimitKeeper, type Limits, overBefore } from './limits.js'
 import { arriveMany, bytesOfMany, startMany } from './many.js'
 import { Memory } from './memory.js'
 import type { EngineCapabilities, EngineOptions } from './native.js'
+import type { BackendChoice } from './options.js'
 import {
   KIND_BEHIND,
   KIND_CALL,
@@ -44,10 +46,11 @@ import {
   WAITS_FOR_MEMORY,
   WAITS_FOR_SLOT,
 } from './slots.js'
+import { startBackend } from './start.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 
-const { EBADF, ECANCELED, EINTR, ETIME } = constants.errno
+const { EBADF, ECANCELED, EINTR, ENOTSUP, ETIME } = ERRNO
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -84,13 +87,13 @@ export class Operations {
   #capabilities: EngineCapabilities | undefined
   readonly #pairs: Int32Array
 
-  constructor(options: EngineOptions) {
+  constructor(choice: BackendChoice, options: EngineOptions) {
     const deliver: Deliver = (count, slot, result) => this.#deliver(count, slot, result)
-    const { backend, pairs } = startBackend(options, deliver)
+    const { backend, pairs } = startBackend(choice, options, deliver)
     this.options = options
     this.backend = backend
     this.#pairs = pairs
-    this.memory = new Memory(backend, options.allocBytes)
+    this.memory = new Memory(backend, options.allocBytes, (buffer) => this.#uses(buffer))
     this.transfers = new Transfers(this, backend)
     this.volume = new Volume(this)
     this.limits = new LimitKeeper(this)
@@ -256,6 +259,8 @@ export class Operations {
         return this.ended?.() ?? internalError('the engine has failed and did not say so')
       case REFUSED_UNKNOWN_FILE:
         return systemError(EBADF, syscallOf(op.opcode))
+      case REFUSED_CREDENTIALS:
+        return uringError('ERR_URING_CREDENTIALS')
       case REFUSED_UNKNOWN_CHUNK:
         return this.transfers.bufferGone(op)
       default:
@@ -379,6 +384,8 @@ export class Operations {
       this.settle(op, result)
     } else if (result >= 0) {
       this.settle(op, op.kind === KIND_TRANSFER ? op.done : undefined)
+    } else if (result === -ENOTSUP && this.options.iopoll && op.file?.blockBytes) {
+      this.fail(op, cannotPoll(op.file.fd, result, syscall))
     } else {
       const { path, dest } = op
       const bytesWritten = bytesWrittenBy(op)
@@ -412,6 +419,12 @@ export class Operations {
     const cause = systemError(errno, 'io_uring_enter')
     this.ended = () => uringError('ERR_URING_FAILED', { cause })
     this.#endAll(this.ended)
+  }
+
+  /** Whether an operation under way copies from or to this buffer. */
+  #uses(buffer: ArrayBufferLike): boolean {
+    for (const { view } of this.slots.all()) if (view?.buffer === buffer) return true
+    return false
   }
 
   /** Settles everything under way with an error; nothing will come for it any more. */

@@ -4,13 +4,19 @@
 
 import { invalidArgValue } from './errors.js'
 import type { EngineOptions } from './native.js'
+import { engineSetup, type SetupOptions } from './setup.js'
 import { checkBoolean, checkInteger, checkOptions } from './validate.js'
 
-/** How completion work reaches the thread. Only the best that the kernel has is worth having. */
-export type TaskRun = 'defer' | 'cooperative' | 'interrupt'
+/** What a queue runs on: a ring, node:fs, or 'auto' for a ring where there can be one. */
+export type BackendChoice = 'auto' | 'io_uring' | 'node:fs'
 
-/** Options of a {@link Queue}. Each has a default. */
-export interface QueueOptions {
+/** Options of a {@link Queue}. Each has a default. docs/queue-options.md says more. */
+export interface QueueOptions extends SetupOptions {
+  /**
+   * 'io_uring' throws `ERR_URING_UNAVAILABLE` where there can be no ring, 'auto' takes node:fs then:
+   * the same calls, results and errors, slower. It is decided here and never changes. Default 'auto'.
+   */
+  backend?: BackendChoice
   /** Entries of the submission queue, 1 to 32768; rounded up to a power of two. Default 1024. */
   entries?: number
   /**
@@ -18,11 +24,6 @@ export interface QueueOptions {
    * kernel and come a little later. Default 4 × `entries`.
    */
   cqEntries?: number
-  /** What to ask of io_uring_setup(2); what the kernel does not know is left out by itself. */
-  setup?: {
-    /** 'defer' needs Linux 6.1, 'cooperative' 5.19. Default 'defer'. */
-    taskRun?: TaskRun
-  }
   /** Memory that operations use in place. */
   arena?: {
     /** Bytes mapped at once: a power of two from 64 KiB to 4 MiB. Default 2 MiB. */
@@ -60,7 +61,7 @@ export interface QueueOptions {
   register?: boolean
 }
 
-const TASK_RUNS: readonly TaskRun[] = ['defer', 'cooperative', 'interrupt']
+const BACKENDS: readonly BackendChoice[] = ['auto', 'io_uring', 'node:fs']
 const KIB = 1024
 const MIB = 1024 * KIB
 const GIB = 1024 * MIB
@@ -68,11 +69,21 @@ const UINT32_MAX = 2 ** 32 - 1
 /** Chunks are numbered in 53 bits, which ends an arena at 64 GiB. */
 const ARENA_BYTES_MAX = 64 * GIB
 
+/** Checks which backend a caller asks for. Throws Node's `ERR_` errors. */
+export function backendChoice(given: QueueOptions = {}): BackendChoice {
+  checkOptions(given)
+  const { backend = 'auto' } = given
+  if (!BACKENDS.includes(backend)) {
+    const reason = `must be one of ${BACKENDS.join(', ')}`
+    throw invalidArgValue('options.backend', backend, reason)
+  }
+  return backend
+}
+
 /** Checks what a caller gave and fills the rest in. Throws Node's `ERR_` errors. */
 export function engineOptions(given: QueueOptions = {}): EngineOptions {
   checkOptions(given)
-  const { setup = {}, arena = {}, workers = {}, inline = {} } = given
-  checkOptions(setup, 'options.setup')
+  const { arena = {}, workers = {}, inline = {} } = given
   checkOptions(arena, 'options.arena')
   checkOptions(workers, 'options.workers')
   checkOptions(inline, 'options.inline')
@@ -81,14 +92,6 @@ export function engineOptions(given: QueueOptions = {}): EngineOptions {
   const slabBytes = integer(arena.slabBytes, 'arena.slabBytes', 2 * MIB, 64 * KIB, 4 * MIB)
   if ((slabBytes & (slabBytes - 1)) !== 0) {
     throw invalidArgValue('options.arena.slabBytes', slabBytes, 'must be a power of two')
-  }
-  const taskRun = TASK_RUNS.indexOf(setup.taskRun ?? 'defer')
-  if (taskRun < 0) {
-    throw invalidArgValue(
-      'options.setup.taskRun',
-      setup.taskRun,
-      `must be one of ${TASK_RUNS.join(', ')}`,
-    )
   }
   const register = given.register ?? true
   checkBoolean(register, 'options.register')
@@ -99,7 +102,6 @@ export function engineOptions(given: QueueOptions = {}): EngineOptions {
       2,
       integer(given.cqEntries, 'cqEntries', Math.min(entries * 4, 65536), entries, 65536),
     ),
-    taskRun,
     slabBytes,
     allocBytes: integer(arena.maxBytes, 'arena.maxBytes', GIB, slabBytes, ARENA_BYTES_MAX),
     bounceBytes: integer(given.bounceBytes, 'bounceBytes', 64 * MIB, 2 * MIB, ARENA_BYTES_MAX),
@@ -110,6 +112,7 @@ export function engineOptions(given: QueueOptions = {}): EngineOptions {
     boundedWorkers: integer(workers.bounded, 'workers.bounded', 0, 0, 65535),
     unboundedWorkers: integer(workers.unbounded, 'workers.unbounded', 0, 0, 65535),
     register,
+    ...engineSetup(given),
   }
 }
 

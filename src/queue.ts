@@ -2,9 +2,10 @@
  * The queue: a ring joined to this thread's event loop, its memory and its files. Checks arguments
  * and hands them to `operations.ts`.
  */
-import { constants, release } from 'node:os'
 import { OP_CLOSE, OP_OPENAT, OP_TIMEOUT } from './backend.js'
 import { type BatchResult, type SubmitOptions, submit } from './batch.js'
+import { type Capabilities, capabilitiesOf } from './capabilities.js'
+import { ERRNO } from './errno.js'
 import { abortError, invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import { File, stateOf } from './file.js'
 import { type CloseOptions, closeTimeout, FileState, isEndless, settled } from './file-state.js'
@@ -12,11 +13,12 @@ import { isDirect, parseFlags, parseMode, parsePath } from './flags.js'
 import { type RoundTripSummary, RoundTrips } from './histogram.js'
 import { checkLimits, type LimitOptions, type Limits } from './limits.js'
 import type { AllocBuffer } from './memory.js'
-import type { EngineStats, Opened } from './native.js'
+import type { EngineOptions, EngineStats, Opened } from './native.js'
 import type { BatchOperation } from './op.js'
 import { Operations } from './operations.js'
-import { engineOptions, type QueueOptions } from './options.js'
+import { backendChoice, engineOptions, type QueueOptions } from './options.js'
 import { type ReplaceOptions, replaceFile } from './replace.js'
+import { probeBackend } from './start.js'
 import {
   checkBoolean,
   checkFunction,
@@ -27,7 +29,7 @@ import {
   checkView,
 } from './validate.js'
 
-const { EMFILE, ENAMETOOLONG, ENOENT } = constants.errno
+const { EMFILE, ENAMETOOLONG, ENOENT } = ERRNO
 /** A path with its NUL. path_resolution(7). */
 const PATH_BYTES_MAX = 4096
 
@@ -49,29 +51,6 @@ export interface RoundTripOptions {
   signal?: AbortSignal
   /** Called now and then with the number of round trips made and the number asked for. */
   onProgress?: (done: number, samples: number) => void
-}
-
-/** What {@link Queue.capabilities} tells. */
-export interface Capabilities {
-  /** What the operations run on. */
-  backend: 'io_uring'
-  /** The kernel's release, as `uname -r`. */
-  kernel: string
-  /** Entries of the two queues, as the kernel made them. */
-  entries: number
-  cqEntries: number
-  /** Set-up flags in use, as in io_uring_setup(2) without `IORING_SETUP_`. */
-  setupFlags: string[]
-  /** Whether enter names the ring by its registered descriptor (5.18). */
-  registeredDescriptor: boolean
-  /** Features by their names in io_uring_setup(2). */
-  features: Record<string, boolean>
-  /** Operations by their names in io_uring_enter(2). */
-  operations: Record<string, boolean>
-  /** Places in the registered file table; 0 when files are named by descriptor. */
-  registeredFiles: number
-  /** Whether direct files use registered memory: untried before the first one; else why not. */
-  registeredMemory: 'untried' | 'registered' | { code: string; errno: number }
 }
 
 /** What {@link Queue.stats} tells: counters since the queue was made, and gauges of now. */
@@ -112,18 +91,29 @@ export interface QueueStats {
  * A ring with its memory and its files, for the thread that makes it. Everything staged in one turn
  * of the event loop is submitted by one system call; results settle together.
  *
- * Throws `ERR_URING_UNAVAILABLE`, whose `reason` says why and what to do, where io_uring is missing
- * or forbidden.
+ * Where io_uring is missing or forbidden everything works on node:fs, and `capabilities.reason` says
+ * why. With `backend: 'io_uring'` it throws `ERR_URING_UNAVAILABLE` with that reason instead.
  */
 export class Queue {
   readonly #operations: Operations
+  readonly #options: EngineOptions
   readonly #files = new Set<FileState>()
   #closing: Promise<void> | undefined
-  #capabilities: Capabilities
+  #capabilities: Capabilities | undefined
 
   constructor(options?: QueueOptions) {
-    this.#operations = new Operations(engineOptions(options))
-    this.#capabilities = this.#readCapabilities()
+    this.#options = engineOptions(options)
+    this.#operations = new Operations(backendChoice(options), this.#options)
+  }
+
+  /**
+   * What `new Queue(options).capabilities` would tell, without keeping a ring; whether memory can be
+   * registered is tried. Throws as the constructor does.
+   */
+  static probe(options?: QueueOptions): Capabilities {
+    const asked = engineOptions(options)
+    const { granted, name, reason } = probeBackend(backendChoice(options), asked)
+    return capabilitiesOf(granted, asked, name, reason)
   }
 
   // ---- files --------------------------------------------------------------------------------
@@ -354,36 +344,33 @@ export class Queue {
 
   // ---- looking in ---------------------------------------------------------------------------
 
-  /** What the operations run on. */
-  get backend(): 'io_uring' {
+  /** What the operations run on, decided when the queue was made. */
+  get backend(): 'io_uring' | 'node:fs' {
     return this.#operations.backend.name
   }
 
-  /** What the kernel granted. */
-  get capabilities(): Capabilities {
-    if (this.#operations.ended === undefined) this.#capabilities = this.#readCapabilities()
-    return this.#capabilities
+  /**
+   * A number that names this queue in its process while it is open: another queue's option `attach`,
+   * also of another thread, which it can be posted to. Throws `ERR_URING_CLOSED`, and
+   * `ERR_URING_UNSUPPORTED` on node:fs.
+   */
+  get handle(): number {
+    const { backend } = this.#operations
+    const handle = backend.handle()
+    if (handle !== null) return handle
+    if (backend.name === 'io_uring') throw uringError('ERR_URING_CLOSED')
+    throw uringError('ERR_URING_UNSUPPORTED', { feature: 'queue.handle', needs: 'io_uring' })
   }
 
-  #readCapabilities(): Capabilities {
+  /** What the kernel granted, and why not the rest; after {@link close}, what it had last. */
+  get capabilities(): Capabilities {
     const granted = this.#operations.backend.capabilities()
-    if (granted === null) return this.#capabilities
-    const { registeredMemory: errno, ...rest } = granted
-    const refused = (number: number) => {
-      const { code } = systemError(number, 'io_uring_register')
-      return { code, errno: -number }
+    if (granted !== null) {
+      const { name, reason } = this.#operations.backend
+      this.#capabilities = capabilitiesOf(granted, this.#options, name, reason)
     }
-    return {
-      backend: 'io_uring',
-      kernel: release(),
-      ...rest,
-      registeredMemory:
-        errno === undefined || errno === null
-          ? 'untried'
-          : errno === 0
-            ? 'registered'
-            : refused(errno),
-    }
+    // #close keeps them.
+    return this.#capabilities as Capabilities
   }
 
   /** Counters and gauges; see {@link QueueStats}. */
@@ -460,6 +447,7 @@ export class Queue {
       }
     }
     this.#lastStats = operations.backend.stats() ?? undefined
+    this.#capabilities = this.capabilities
     operations.close(0)
     if (held.length > 0) throw uringError('ERR_URING_BUSY', { held })
   }

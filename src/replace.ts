@@ -3,7 +3,6 @@
  * the ordinary operations; nothing is left behind on any error.
  */
 import fs from 'node:fs'
-import { constants } from 'node:os'
 import { promisify } from 'node:util'
 import {
   OP_CLOSE,
@@ -15,6 +14,7 @@ import {
   OP_WRITE,
   syscallOf,
 } from './backend.js'
+import { ERRNO } from './errno.js'
 import { rejected, systemError, uringError } from './errors.js'
 import { FileState } from './file-state.js'
 import { type ParsedPath, parseFlags } from './flags.js'
@@ -24,7 +24,7 @@ import type { Opened } from './native.js'
 import type { Operations } from './operations.js'
 import { STATX_STATS, Stats } from './stats.js'
 
-const { EINVAL, EISDIR, ELOOP, EMFILE, ENOENT, EPERM } = constants.errno
+const { EINVAL, EISDIR, ELOOP, EMFILE, ENOENT, EPERM } = ERRNO
 
 /** Options of {@link Queue.replaceFile}. */
 export interface ReplaceOptions extends LimitOptions {

@@ -4,7 +4,6 @@
  * an fdatasync linked behind the last piece of a write. Staging, waiting and settling are those of
  * `operations.ts`, for transfers as for all others.
  */
-import { constants } from 'node:os'
 import {
   type Backend,
   FLAG_LINK,
@@ -21,6 +20,7 @@ import {
   TAKE_TOO_LONG,
 } from './backend.js'
 import { endOfMember } from './batch.js'
+import { ERRNO } from './errno.js'
 import { internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
@@ -34,7 +34,7 @@ import {
   WAITS_FOR_MEMORY,
 } from './slots.js'
 
-const { EBADF, ECANCELED, EIO } = constants.errno
+const { EBADF, ECANCELED, EIO } = ERRNO
 /** Most bytes of one read or write: the kernel's MAX_RW_COUNT, 2 GiB - 4 KiB. read(2). */
 const IN_PLACE_PIECE_BYTES = 0x7ffff000
 /** Most bytes that are bounced at once: longer transfers go in pieces. */

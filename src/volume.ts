@@ -100,7 +100,8 @@ function copyPositions(positions: Positions): Numbers {
       'an instance of Float64Array, BigInt64Array, BigUint64Array, Uint32Array, or Int32Array'
     throw invalidArgType('positions', expected, positions)
   }
-  const copy = Float64Array.from(positions)
+  // Not Float64Array.from, which goes through an iterator: 20 ns for each.
+  const copy = new Float64Array(positions)
   for (let i = 0; i < copy.length; i++) checkPosition(copy[i], 'positions')
   return copy
 }

@@ -34,6 +34,8 @@ export interface ChildOptions {
   readonly env?: Readonly<Record<string, string | undefined>>
   /** The program is CommonJS: it has `require`. Not for fixtures, whose names say what they are. */
   readonly commonjs?: boolean
+  /** Called when it has been started, so that a test can signal it. */
+  readonly onStart?: (child: ChildProcess) => void
   /** Called with each line that it prints, so that a test can answer. */
   readonly onLine?: (line: string, child: ChildProcess) => void
   readonly timeoutMs?: number
@@ -67,6 +69,7 @@ export function runChild(program: string | URL, options: ChildOptions = {}): Pro
   child.stdout.setEncoding('utf8').on('data', (text: string) => stdout.push(text))
   child.stderr.setEncoding('utf8').on('data', (text: string) => stderr.push(text))
   if (options.onLine !== undefined) lines(child, options.onLine)
+  options.onStart?.(child)
   let late = false
   const timer = after(() => {
     late = true
@@ -96,6 +99,13 @@ export async function childJson<T>(program: string | URL, options?: ChildOptions
   const ended = await runChild(program, options)
   if (ended.code !== 0 || ended.stdout === '') throw new Error(`The program ${story(ended)}`)
   return JSON.parse(ended.stdout) as T
+}
+
+/** What `fixtures/kept-results.mjs` tells: results that it kept, those given away and those copied. */
+export interface KeptResults {
+  readonly results: number
+  readonly givenBytes: number
+  readonly copiedBytes: number
 }
 
 /** How a program is expected to end. */

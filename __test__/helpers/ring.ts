@@ -4,6 +4,7 @@
 import { setImmediate, setTimeout } from 'node:timers/promises'
 import type { ExecutionContext } from 'ava'
 import { Queue, type QueueOptions } from 'node-uring'
+import { BACKEND } from './test.js'
 
 type Test = ExecutionContext<unknown>
 
@@ -14,6 +15,9 @@ export const DEADLINE_MS = 60_000
 export function ring(t: Test, options?: QueueOptions, deadlineMs: number = DEADLINE_MS): Queue {
   t.timeout(deadlineMs)
   const queue = new Queue(options)
+  if ((options?.backend ?? 'auto') === 'auto' && queue.backend !== BACKEND) {
+    throw new Error(`on ${queue.backend}: ${JSON.stringify(queue.capabilities.reason)}`)
+  }
   // What still waits (a read of an empty FIFO) must not keep the next test from running.
   t.teardown(() => queue.close({ timeoutMs: 0 }))
   return queue

@@ -1,50 +1,18 @@
 //! The typed class: set-up, cold calls, counters. Converts, and calls the core.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use napi::Env;
 use napi::bindgen_prelude::{ArrayBuffer, Buffer, FnArgs, Function, Object};
+use napi::{Either, Env};
 use napi_derive::napi;
-use node_uring_core::arena::ArenaOptions;
-use node_uring_core::engine::InlinePolicy;
 use node_uring_core::files::BadFile;
-use node_uring_core::{Engine as Core, EngineOptions as CoreOptions, Pool, Setup, TaskRun};
+use node_uring_core::{Engine as Core, Pool};
 
-use crate::event_loop::{NoLoop, Shared};
+use crate::capabilities::{EngineCapabilities, capabilities_of};
+use crate::event_loop::{NoLoop, Shared, has_handles};
+use crate::options::{EngineOptions, core_options, wants_own_thread};
 use crate::stage;
-
-/// How an engine is made; all lengths in bytes. `src/queue.ts` has the defaults and checks them.
-#[napi(object)]
-pub struct EngineOptions {
-    /// Entries of the submission queue; the kernel rounds up to a power of two.
-    pub entries: u32,
-    /// Entries of the completion queue.
-    pub cq_entries: u32,
-    /// The best kind of task running to try: 0 deferred (6.1), 1 cooperative (5.19), 2 neither.
-    pub task_run: u32,
-    /// Bytes of an arena slab: a power of two from 64 KiB to 4 MiB.
-    pub slab_bytes: u32,
-    /// Most bytes of user memory (`alloc`).
-    pub alloc_bytes: f64,
-    /// Most bytes of bounce memory.
-    pub bounce_bytes: f64,
-    /// Most bytes of results that are given away without a copy.
-    pub result_bytes: f64,
-    /// Reads shorter than this are always copied by the submitting thread.
-    pub inline_small_bytes: u32,
-    /// A read that is alone is, up to this length.
-    pub inline_alone_bytes: u32,
-    /// Otherwise, until this many bytes were submitted in a turn.
-    pub inline_turn_bytes: u32,
-    /// Most kernel workers for files (bounded work); 0 leaves the kernel's cap.
-    pub bounded_workers: u32,
-    /// Most kernel workers for the rest; 0 leaves the kernel's cap.
-    pub unbounded_workers: u32,
-    /// Register files and memory with the ring where that is possible.
-    pub register: bool,
-}
 
 /// An opened file.
 #[napi(object)]
@@ -98,28 +66,6 @@ pub struct EngineStats {
     pub registered_bytes: f64,
 }
 
-/// What the kernel granted.
-#[napi(object)]
-pub struct EngineCapabilities {
-    /// Entries of the submission queue.
-    pub entries: u32,
-    /// Entries of the completion queue.
-    pub cq_entries: u32,
-    /// Set-up flags in use, by their names in `io_uring_setup(2)` without `IORING_SETUP_`.
-    pub setup_flags: Vec<String>,
-    /// Whether enter is called by the registered ring descriptor.
-    pub registered_descriptor: bool,
-    /// Features, by their names in `io_uring_setup(2)` without `IORING_FEAT_`, in lower case.
-    pub features: HashMap<String, bool>,
-    /// Operations, by their names in `io_uring_enter(2)` without `IORING_OP_`, in lower case.
-    pub operations: HashMap<String, bool>,
-    /// Places in the registered file table; 0 when files are named by descriptor.
-    pub registered_files: u32,
-    /// Whether arena memory is registered: null before the first direct file, 0 for yes, else the
-    /// errno that refused it.
-    pub registered_memory: Option<i32>,
-}
-
 /// An engine: a ring joined to this thread's event loop.
 #[napi]
 pub struct Engine {
@@ -136,8 +82,7 @@ impl Engine {
     }
 
     /// Makes the ring and joins the event loop. Returns 0, or a negated errno: of
-    /// `io_uring_setup(2)`, `eventfd(2)`; -95 (EOPNOTSUPP) also where the process does not export
-    /// libuv's functions.
+    /// `io_uring_setup(2)`, `eventfd(2)`; -5 (EIO) where the event loop cannot be joined.
     ///
     /// `deliver(count, slot, result)` gets completions: one as its arguments, more as pairs of 32-bit
     /// numbers in `pairs` (at least 32 KiB); a negative count is the errno that ended the engine.
@@ -150,17 +95,32 @@ impl Engine {
         deliver: Function<FnArgs<(i32, i32, i32)>, ()>,
         pairs: ArrayBuffer,
     ) -> i32 {
-        let core = match Core::new(core_options(&options)) {
+        let core = match new_core(&options) {
             Ok(core) => core,
-            Err(error) => return -error.raw_os_error().unwrap_or(libc::EIO),
+            Err(errno) => return -errno,
         };
-        match Shared::start(&env, core, &deliver, &pairs) {
+        let own_thread = wants_own_thread(&options);
+        match Shared::start(&env, core, &deliver, &pairs, own_thread) {
             Ok(shared) => {
                 self.shared = Some(shared);
                 0
             }
-            Err(NoLoop::Symbols) => -libc::EOPNOTSUPP,
-            Err(NoLoop::Failed) => -libc::EIO,
+            Err(NoLoop) => -libc::EIO,
+        }
+    }
+
+    /// What an engine with these options would be granted, without keeping one: it is made, asked, and
+    /// closed, and joins no event loop. A number is the negated errno that refused it.
+    #[napi]
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn probe(options: EngineOptions) -> Either<EngineCapabilities, i32> {
+        match new_core(&options) {
+            Ok(mut core) => {
+                core.try_registered_memory();
+                let own_thread = wants_own_thread(&options) || !has_handles();
+                Either::A(capabilities_of(&core, own_thread))
+            }
+            Err(errno) => Either::B(-errno),
         }
     }
 
@@ -232,6 +192,12 @@ impl Engine {
         self.shared.as_ref().is_none_or(|shared| shared.close(patience))
     }
 
+    /// The ring's descriptor, for other engines of this process to attach to; null when closed.
+    #[napi]
+    pub fn handle(&self) -> Option<i32> {
+        self.with(|core| core.ring_descriptor())
+    }
+
     /// Counters; null when closed.
     #[napi]
     pub fn stats(&self) -> Option<EngineStats> {
@@ -268,22 +234,8 @@ impl Engine {
     /// What the kernel granted; null when closed.
     #[napi]
     pub fn capabilities(&self) -> Option<EngineCapabilities> {
-        self.with(|core| {
-            let granted = core.capabilities();
-            let named = |pairs: &[(&str, bool)]| {
-                pairs.iter().map(|&(name, has)| (name.to_owned(), has)).collect()
-            };
-            EngineCapabilities {
-                entries: granted.setup.entries,
-                cq_entries: granted.setup.cq_entries,
-                setup_flags: setup_flags(&granted.setup),
-                registered_descriptor: granted.setup.registered_descriptor,
-                features: named(&granted.features),
-                operations: named(&granted.operations),
-                registered_files: core.registered_files(),
-                registered_memory: core.buffer_table().map(|table| table.err().unwrap_or(0)),
-            }
-        })
+        let own_thread = self.shared.as_ref().is_some_and(|shared| shared.has_own_thread());
+        self.with(|core| capabilities_of(core, own_thread))
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> Option<T> {
@@ -292,41 +244,8 @@ impl Engine {
     }
 }
 
-fn core_options(options: &EngineOptions) -> CoreOptions {
-    CoreOptions {
-        setup: Setup {
-            entries: options.entries,
-            cq_entries: options.cq_entries,
-            task_run: match options.task_run {
-                0 => TaskRun::Defer,
-                1 => TaskRun::Cooperative,
-                _ => TaskRun::Interrupt,
-            },
-            ..Setup::default()
-        },
-        arena: ArenaOptions {
-            slab_bytes: options.slab_bytes as usize,
-            max_bytes: [options.alloc_bytes, options.bounce_bytes, options.result_bytes]
-                .map(|bytes| bytes as usize),
-            ..ArenaOptions::default()
-        },
-        inline: InlinePolicy {
-            small_bytes: options.inline_small_bytes,
-            alone_bytes: options.inline_alone_bytes,
-            turn_bytes: options.inline_turn_bytes,
-        },
-        workers: (options.bounded_workers, options.unbounded_workers),
-        unregistered: !options.register,
-    }
-}
-
-fn setup_flags(setup: &Setup) -> Vec<String> {
-    let task_run: &[&str] = match setup.task_run {
-        TaskRun::Defer => &["SINGLE_ISSUER", "DEFER_TASKRUN", "TASKRUN_FLAG"],
-        TaskRun::Cooperative => &["COOP_TASKRUN", "TASKRUN_FLAG"],
-        TaskRun::Interrupt => &[],
-    };
-    let others = [("NO_SQARRAY", setup.no_sq_array), ("SUBMIT_ALL", setup.submit_all)];
-    let others = others.iter().filter(|(_, on)| *on).map(|(name, _)| name);
-    ["CLAMP", "CQSIZE"].iter().chain(task_run).chain(others).map(ToString::to_string).collect()
+/// Makes the core's engine; or an errno.
+fn new_core(options: &EngineOptions) -> Result<Core, i32> {
+    let options = core_options(options).map_err(|_unknown_name| libc::EINVAL)?;
+    Core::new(options).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
 }

@@ -5,23 +5,31 @@
 //! for no longer than it is told.
 
 mod end;
+mod gather;
 mod many;
 mod order;
+mod polled;
 mod stage;
 mod turn;
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::arena::{Arena, ArenaOptions};
+use crate::arena::{Arena, ArenaOptions, Pool};
+use crate::capabilities::{Capabilities, Limits};
+use crate::credentials::Credentials;
 use crate::files::{BadFile, FileHandle, Files};
 use crate::in_flight::{InFlight, Payload};
 use crate::reaper::Reaper;
-use crate::ring::{Capabilities, Ring, Setup};
+use crate::ring::Ring;
+use crate::setup::Setup;
+use crate::waiter::Waiter;
 
+use gather::Gather;
 use order::Order;
+use polled::Polled;
 
 pub use many::ManyRequest;
 pub use turn::InlinePolicy;
@@ -32,6 +40,21 @@ pub const BATCH_MAX: usize = 4096;
 const REGISTERED_FILES: u32 = 1024;
 /// Places in the registered buffer table; slabs past it are used unregistered.
 const REGISTERED_SLABS: u32 = 4096;
+
+/// Operations of a chain, at most, with a polling thread. One that several rings share takes so many
+/// entries of each at a time (`IORING_SQPOLL_CAP_ENTRIES_VALUE` in the kernel), and a chain that it
+/// takes in two parts is two chains. Whether others will attach is not known when a chain is staged.
+const POLLED_CHAIN_MAX: usize = 8;
+
+/// How it is learned that something is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reap {
+    /// The loop sleeps, and the eventfd wakes it.
+    #[default]
+    Eventfd,
+    /// The loop does not sleep while anything is in flight, and looks each time it comes round.
+    Poll,
+}
 
 /// How an engine is made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +69,12 @@ pub struct EngineOptions {
     pub workers: (u32, u32),
     /// Leave files and memory unregistered.
     pub unregistered: bool,
+    /// How completions are found.
+    pub reap: Reap,
+    /// Poll devices for the completions of direct reads and writes, on a ring beside.
+    pub iopoll: bool,
+    /// How long what is staged waits for more; zero: for the rest of the turn of the event loop.
+    pub flush_delay: Duration,
 }
 
 /// A slot's operation is complete with this result: what the system call would return, or a negated
@@ -117,6 +146,7 @@ enum Life {
 /// A ring with all it needs, for one thread.
 pub struct Engine {
     ring: Ring,
+    polled: Option<Box<Polled>>,
     reaper: Reaper,
     arena: Arena,
     files: Files,
@@ -149,6 +179,12 @@ pub struct Engine {
     register: bool,
     buffer_table: Option<Result<(), i32>>,
     registered_files: u32,
+    /// Operations of a chain, at most.
+    chain_max: usize,
+    /// With a polling thread: as whom it opens files.
+    polling_as: Option<Credentials>,
+    reap: Reap,
+    gather: Gather,
     stats: Stats,
 }
 
@@ -156,8 +192,8 @@ impl Engine {
     /// Makes the ring, the eventfd and an empty arena.
     ///
     /// # Errors
-    /// The errno of `io_uring_setup(2)` ([`Ring::new`]), of `eventfd(2)`, or EINVAL for an arena
-    /// whose slab is not a power of two from 64 KiB to 4 MiB.
+    /// The errno of `io_uring_setup(2)` ([`Ring::new`]), of `eventfd(2)`, of `io_uring_register(2)` for
+    /// restrictions, or EINVAL for an arena whose slab is not a power of two from 64 KiB to 4 MiB.
     pub fn new(options: EngineOptions) -> io::Result<Self> {
         let slab_bytes = options.arena.slab_bytes;
         let slab_fits = (64 << 10..=crate::arena::SLAB_BYTES_MAX).contains(&slab_bytes);
@@ -168,15 +204,24 @@ impl Engine {
         let reaper = Reaper::new(&mut ring)?;
         if options.workers != (0, 0) {
             // A kernel before 5.15 has no caps; its workers are then as many as it likes.
-            let _ = ring.limit_workers(options.workers.0, options.workers.1);
+            let limited = ring.limit_workers(options.workers.0, options.workers.1);
+            ring.note_refused("REGISTER_IOWQ_MAX_WORKERS", limited.map(drop));
         }
-        let wanted = if options.unregistered { 0 } else { registered_file_places() };
-        let registered_files = match ring.register_file_table(wanted) {
-            Ok(()) => wanted,
-            Err(_) => 0,
+        let mut polled =
+            if options.iopoll { Some(Box::new(Polled::new(&options, &ring)?)) } else { None };
+        let registered_files = if options.unregistered {
+            0
+        } else {
+            register_file_table(&mut ring, polled.as_deref_mut())
         };
+        ring.enable()?;
+        if let Some(polled) = &polled {
+            polled.ring.enable()?;
+        }
+        let setup = *ring.granted();
         Ok(Self {
             ring,
+            polled,
             reaper,
             arena: Arena::new(options.arena),
             files: Files::new(registered_files),
@@ -201,6 +246,13 @@ impl Engine {
             register: !options.unregistered,
             buffer_table: None,
             registered_files,
+            chain_max: match setup.sqpoll {
+                Some(_) => POLLED_CHAIN_MAX.min(setup.entries as usize),
+                None => setup.entries as usize,
+            },
+            reap: options.reap,
+            gather: Gather::new(options.flush_delay),
+            polling_as: setup.sqpoll.map(|_| Credentials::of_now()),
             stats: Stats::default(),
         })
     }
@@ -241,15 +293,39 @@ impl Engine {
         let fd = descriptor.as_raw_fd();
         let (handle, place) = self.files.insert(descriptor, direct)?;
         if let Some(place) = place {
-            let registered = self.ring.update_file(place, fd).is_ok();
+            let registered = self.update_file(place, fd);
             self.files.set_registered(handle, registered);
         }
-        if direct && self.register && self.buffer_table.is_none() {
-            let table = self.ring.register_buffer_table(REGISTERED_SLABS);
-            let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EINVAL);
-            self.buffer_table = Some(table.map_err(errno));
+        if direct {
+            self.make_buffer_table();
         }
         Ok((handle, fd))
+    }
+
+    /// Registers an empty buffer table, once.
+    fn make_buffer_table(&mut self) {
+        if self.register && self.buffer_table.is_none() {
+            let table = self.ring.register_buffer_table(REGISTERED_SLABS);
+            let table = table.and_then(|()| match &self.polled {
+                Some(polled) => polled.ring.register_buffer_table(REGISTERED_SLABS),
+                None => Ok(()),
+            });
+            self.buffer_table = Some(table.map_err(|error| errno(&error)));
+        }
+    }
+
+    /// Finds out whether arena memory can be registered, as the first direct operation does, by
+    /// pinning a slab.
+    pub fn try_registered_memory(&mut self) {
+        self.make_buffer_table();
+        let Ok(chunk) = self.arena.take(Pool::Alloc, 1) else { return };
+        if let (Some(Ok(())), Ok((number, memory, _))) = (self.buffer_table, self.arena.slab(chunk))
+        {
+            let pinned = self.update_buffer(number, Some(memory));
+            let _ = self.update_buffer(number, None);
+            self.buffer_table = Some(pinned.map_err(|error| errno(&error)));
+        }
+        let _ = self.arena.disown(chunk);
     }
 
     /// Takes the 256 bytes of `struct statx` that the operation at `slot` left.
@@ -283,7 +359,7 @@ impl Engine {
     /// Empties the buffer-table entries of slabs that were let go, so that their pages are free.
     fn unregister_retired(&mut self) {
         while let Some(number) = self.arena.take_retired() {
-            let _ = self.ring.update_buffer(number, None);
+            let _ = self.update_buffer(number, None);
         }
     }
 
@@ -292,10 +368,25 @@ impl Engine {
         &mut self.files
     }
 
+    /// The ring's descriptor, for other rings to attach to while this engine lives.
+    #[must_use]
+    pub fn ring_descriptor(&self) -> RawFd {
+        self.ring.descriptor()
+    }
+
     /// The descriptor the event loop waits on.
     #[must_use]
     pub fn wait_descriptor(&self) -> RawFd {
         self.reaper.descriptor()
+    }
+
+    /// Starts a thread that calls `wake` when the loop should take a turn, for loops that can watch no
+    /// descriptor. Before that turn, [`Self::woken_elsewhere`] takes the place of [`Self::woken`].
+    ///
+    /// # Errors
+    /// The errno of `fcntl(2)`, `eventfd(2)`, `timerfd_create(2)` or `clone(2)`.
+    pub fn start_waiter(&self, wake: impl FnMut() -> bool + Send + 'static) -> io::Result<Waiter> {
+        Waiter::start(self.reaper.share()?, wake)
     }
 
     /// Whether the event loop has to stay alive: something is staged, in flight or undelivered.
@@ -323,10 +414,22 @@ impl Engine {
         self.stats
     }
 
-    /// What the kernel granted.
+    /// What the kernel granted, and what it refused.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
         self.ring.capabilities()
+    }
+
+    /// The limits that hold now.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let limit = |resource| rustix::process::getrlimit(resource).current;
+        Limits {
+            chain: self.chain_max as u32,
+            workers: self.ring.limit_workers(0, 0).ok(),
+            memlock_bytes: limit(rustix::process::Resource::Memlock),
+            open_files: limit(rustix::process::Resource::Nofile),
+        }
     }
 
     /// Places in the registered file table; 0 when files are named by descriptor.
@@ -342,12 +445,25 @@ impl Engine {
     }
 }
 
-/// As many places as are useful and RLIMIT_NOFILE allows. `io_uring_register(2)`.
-fn registered_file_places() -> u32 {
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EINVAL)
+}
+
+/// Registers a table with as many places as are useful and RLIMIT_NOFILE allows; 0 where there is
+/// none. `io_uring_register(2)`.
+fn register_file_table(ring: &mut Ring, polled: Option<&mut Polled>) -> u32 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(REGISTERED_FILES, |limit| {
+    let places = limit.map_or(REGISTERED_FILES, |limit| {
         REGISTERED_FILES.min(limit.min(u64::from(u32::MAX)) as u32)
-    })
+    });
+    let registered = match polled {
+        Some(polled) => polled.ring.register_file_table(places),
+        None => Ok(()),
+    };
+    let registered = registered.and_then(|()| ring.register_file_table(places));
+    let has = registered.is_ok();
+    ring.note_refused("REGISTER_FILES2", registered);
+    if has { places } else { 0 }
 }
 
 #[cfg(test)]

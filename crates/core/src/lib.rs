@@ -10,6 +10,8 @@
 
 #[allow(unsafe_code)]
 pub mod arena;
+pub mod capabilities;
+mod credentials;
 pub mod engine;
 pub mod files;
 pub mod in_flight;
@@ -17,9 +19,13 @@ pub mod operation;
 pub mod reaper;
 #[allow(unsafe_code)]
 pub mod ring;
+pub mod setup;
+pub mod waiter;
 
 pub use arena::{Arena, ArenaOptions, ChunkId, Mapping, Pool};
-pub use engine::{Completion, Engine, EngineOptions, Stats, Turn};
+pub use capabilities::{Capabilities, Limits};
+pub use engine::{Completion, Engine, EngineOptions, Reap, Stats, Turn};
 pub use files::FileHandle;
 pub use operation::{Opcode, Refusal, Request};
-pub use ring::{Capabilities, Setup, TaskRun};
+pub use setup::{OperationSet, Setup, SqPoll, TaskRun};
+pub use waiter::Waiter;

@@ -125,8 +125,10 @@ pub enum Refusal {
     Argument = 10,
     /// The bytes are no path.
     Path = 11,
-    /// The chain is longer than the submission queue.
+    /// The chain is longer than the submission queue, or than a polling thread takes whole.
     ChainTooLong = 12,
+    /// The process is another user or group than the one that the polling thread opens files as.
+    Credentials = 13,
 }
 
 impl From<BadChunk> for Refusal {

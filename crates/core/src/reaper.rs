@@ -36,6 +36,14 @@ impl Reaper {
         self.eventfd.as_raw_fd()
     }
 
+    /// The same descriptor for another thread, which may keep it longer than we live.
+    ///
+    /// # Errors
+    /// The errno of `fcntl(2)`: EMFILE.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.eventfd.try_clone()
+    }
+
     /// We are awake and look for completions ourselves.
     #[inline]
     pub fn disarm(&mut self, ring: &mut Ring) {

@@ -12,108 +12,9 @@ use io_uring::squeue::Entry;
 use io_uring::{EnterFlags, IoUring, Probe, SubmissionQueue, cqueue, opcode};
 
 use crate::arena::Address;
+use crate::capabilities::{self, Capabilities};
 use crate::in_flight::{Sqe, Sqes};
-
-/// How completion work reaches this thread, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TaskRun {
-    /// `SINGLE_ISSUER | DEFER_TASKRUN | TASKRUN_FLAG` (6.1): only when we enter with GETEVENTS.
-    Defer,
-    /// `COOP_TASKRUN | TASKRUN_FLAG` (5.19): at our next system call, without an interrupt.
-    Cooperative,
-    /// No flag: the kernel interrupts the thread.
-    Interrupt,
-}
-
-/// What to ask of `io_uring_setup(2)`. Each wish that a kernel refuses with EINVAL is given up,
-/// newest first, until it accepts; [`Capabilities`] says what was granted.
-#[derive(Clone, Copy, Debug)]
-pub struct Setup {
-    /// Entries of the submission queue; the kernel rounds up to a power of two.
-    pub entries: u32,
-    /// Entries of the completion queue; must not be smaller than `entries`.
-    pub cq_entries: u32,
-    /// The best kind of task running to try.
-    pub task_run: TaskRun,
-    /// Try `IORING_SETUP_NO_SQARRAY` (6.6): one indirection less for each SQE.
-    pub no_sq_array: bool,
-    /// Try `IORING_SETUP_SUBMIT_ALL` (5.18): one bad SQE does not end the submission.
-    pub submit_all: bool,
-    /// Try `IORING_REGISTER_RING_FDS` (5.18): no descriptor look-up at each enter.
-    pub registered_descriptor: bool,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            entries: 1024,
-            cq_entries: 4096,
-            task_run: TaskRun::Defer,
-            no_sq_array: true,
-            submit_all: true,
-            registered_descriptor: true,
-        }
-    }
-}
-
-impl Setup {
-    /// The set-ups to try in turn. The newest wish goes first, so that a kernel loses no more than
-    /// it has to: NO_SQARRAY (6.6), DEFER_TASKRUN (6.1), COOP_TASKRUN (5.19), SUBMIT_ALL (5.18).
-    fn ladder(self) -> Vec<Self> {
-        let mut rungs = vec![self];
-        let mut rung = self;
-        if rung.no_sq_array {
-            rung.no_sq_array = false;
-            rungs.push(rung);
-        }
-        if rung.task_run == TaskRun::Defer {
-            rung.task_run = TaskRun::Cooperative;
-            rungs.push(rung);
-        }
-        if rung.task_run == TaskRun::Cooperative {
-            rung.task_run = TaskRun::Interrupt;
-            rungs.push(rung);
-        }
-        if rung.submit_all {
-            rung.submit_all = false;
-            rungs.push(rung);
-        }
-        rungs
-    }
-
-    fn build(self) -> io::Result<IoUring> {
-        let mut builder = IoUring::builder();
-        // DONTFORK: a child made by fork(2) must not share the ring's memory with us.
-        builder.dontfork().setup_clamp().setup_cqsize(self.cq_entries);
-        match self.task_run {
-            TaskRun::Defer => {
-                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-            }
-            TaskRun::Cooperative => {
-                builder.setup_coop_taskrun().setup_taskrun_flag();
-            }
-            TaskRun::Interrupt => {}
-        }
-        if self.no_sq_array {
-            builder.setup_no_sqarray();
-        }
-        if self.submit_all {
-            builder.setup_submit_all();
-        }
-        builder.build(self.entries)
-    }
-}
-
-/// What the kernel granted.
-#[derive(Clone, Debug)]
-pub struct Capabilities {
-    /// The granted set-up; `entries` and `cq_entries` are the kernel's own numbers.
-    pub setup: Setup,
-    /// `IORING_FEAT_*` bits that this library looks at, by their name in `io_uring_setup(2)`.
-    pub features: Vec<(&'static str, bool)>,
-    /// For each operation of ours, by name, whether `IORING_REGISTER_PROBE` says that it exists.
-    pub operations: Vec<(&'static str, bool)>,
-}
+use crate::setup::Setup;
 
 /// `struct io_uring_rsrc_update`.
 #[repr(C)]
@@ -127,6 +28,10 @@ struct RsrcUpdate {
 pub struct Ring {
     io: IoUring,
     granted: Setup,
+    /// What was asked for and refused, with its errno.
+    refused: Vec<(&'static str, i32)>,
+    /// Entries written since the ring was made.
+    published: u64,
     /// What enter is given as `fd`: the descriptor, or its index when it is registered.
     enter_fd: RawFd,
     enter_flags: u32,
@@ -147,8 +52,9 @@ impl Ring {
     /// # Errors
     /// The errno of `io_uring_setup(2)`: ENOSYS and EPERM where `io_uring` is missing or forbidden,
     /// ENOMEM where RLIMIT_MEMLOCK is too small even for 8 entries, EMFILE; EINVAL when even a plain ring
-    /// is refused; EOPNOTSUPP where IORING_FEAT_NODROP (5.5) is missing, without which completions
-    /// can be lost.
+    /// is refused, or a ring to attach to is none or has no polling thread; ENXIO where it is no
+    /// descriptor; EOPNOTSUPP where IORING_FEAT_NODROP (5.5) is missing, without which completions
+    /// can be lost, or IORING_FEAT_SQPOLL_NONFIXED (5.11) for a polling thread.
     pub fn new(mut wish: Setup) -> io::Result<Self> {
         loop {
             match Self::of_size(wish) {
@@ -168,7 +74,7 @@ impl Ring {
         let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
         for rung in wish.ladder() {
             match rung.build() {
-                Ok(io) => return Self::with(io, rung),
+                Ok(io) => return Self::with(io, &wish, rung),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
                 Err(error) => return Err(error),
             }
@@ -176,8 +82,9 @@ impl Ring {
         Err(refused)
     }
 
-    fn with(io: IoUring, mut granted: Setup) -> io::Result<Self> {
-        if !io.params().is_feature_nodrop() {
+    fn with(io: IoUring, wish: &Setup, mut granted: Setup) -> io::Result<Self> {
+        let thread_takes_all = io.params().is_feature_sqpoll_nonfixed();
+        if !io.params().is_feature_nodrop() || (wish.sqpoll.is_some() && !thread_takes_all) {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
         granted.entries = io.params().sq_entries();
@@ -185,13 +92,17 @@ impl Ring {
         let mut ring = Self {
             enter_fd: io.as_raw_fd(),
             enter_flags: 0,
+            published: 0,
             io,
+            refused: granted.lost(wish).into_iter().map(|name| (name, libc::EINVAL)).collect(),
             granted,
             #[cfg(test)]
             offered_max: u32::MAX,
         };
         if granted.registered_descriptor {
-            ring.granted.registered_descriptor = ring.register_own_descriptor().is_ok();
+            let registered = ring.register_own_descriptor();
+            ring.granted.registered_descriptor = registered.is_ok();
+            ring.note_refused("REGISTER_RING_FDS", registered);
         }
         Ok(ring)
     }
@@ -237,30 +148,40 @@ impl Ring {
         }
     }
 
+    /// Locks a restricted ring to its operations and lets it work; nothing for others. All that is
+    /// registered only once is registered before. `io_uring_register(2)`.
+    ///
+    /// # Errors
+    /// The errno of `io_uring_register(2)`; EINVAL before 5.10.
+    pub fn enable(&self) -> io::Result<()> {
+        let Some(operations) = self.granted.restrict else { return Ok(()) };
+        self.io.submitter().register_restrictions(&mut operations.restrictions())?;
+        self.io.submitter().register_enable_rings()
+    }
+
+    /// The ring's descriptor, for others to attach to.
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.io.as_raw_fd()
+    }
+
+    /// Notes that the kernel refused something that the ring works without.
+    pub(crate) fn note_refused(&mut self, what: &'static str, outcome: io::Result<()>) {
+        if let Err(error) = outcome {
+            self.refused.push((what, error.raw_os_error().unwrap_or(libc::EIO)));
+        }
+    }
+
     /// What the kernel granted, features and operations included.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        let p = self.io.params();
         let mut probe = Probe::new();
         let probed = self.io.submitter().register_probe(&mut probe).is_ok();
         Capabilities {
             setup: self.granted,
-            features: vec![
-                ("single_mmap", p.is_feature_single_mmap()),
-                ("nodrop", p.is_feature_nodrop()),
-                ("submit_stable", p.is_feature_submit_stable()),
-                ("rw_cur_pos", p.is_feature_rw_cur_pos()),
-                ("fast_poll", p.is_feature_fast_poll()),
-                ("ext_arg", p.is_feature_ext_arg()),
-                ("native_workers", p.is_feature_native_workers()),
-                ("rsrc_tags", p.is_feature_resource_tagging()),
-                ("cqe_skip", p.is_feature_skip_cqe_on_success()),
-                ("linked_file", p.is_feature_linked_file()),
-            ],
-            operations: crate::operation::KERNEL_OPCODES
-                .iter()
-                .map(|&(name, code)| (name, probed && probe.is_supported(code)))
-                .collect(),
+            features: capabilities::features(self.io.params()),
+            operations: capabilities::operations(probed.then_some(&probe)),
+            refused: self.refused.clone(),
         }
     }
 
@@ -276,10 +197,17 @@ impl Ring {
         self.io.submission().len()
     }
 
+    /// Entries written since the ring was made.
+    #[inline]
+    #[must_use]
+    pub const fn published(&self) -> u64 {
+        self.published
+    }
+
     /// Opens the submission queue for writing; what was pushed is published when it is dropped.
     #[inline]
     pub fn submission(&mut self) -> Submission<'_> {
-        Submission { sq: self.io.submission() }
+        Submission { sq: self.io.submission(), published: &mut self.published }
     }
 
     /// One `io_uring_enter(2)`: submits all that was pushed, waits for `min_complete` completions.
@@ -293,7 +221,17 @@ impl Ring {
         let to_submit = self.unsubmitted() as u32;
         #[cfg(test)]
         let to_submit = to_submit.min(self.offered_max);
-        let flags = self.enter_flags | if reap { EnterFlags::GETEVENTS.bits() } else { 0 };
+        let flags = if reap { EnterFlags::GETEVENTS } else { EnterFlags::empty() };
+        self.call_enter(to_submit, min_complete, flags)
+    }
+
+    #[inline]
+    fn call_enter(
+        &self,
+        to_submit: u32,
+        min_complete: u32,
+        flags: EnterFlags,
+    ) -> io::Result<usize> {
         // SAFETY: no pointer is passed; the SQEs it makes the kernel read are covered by `push`.
         let taken = unsafe {
             libc::syscall(
@@ -301,12 +239,36 @@ impl Ring {
                 self.enter_fd,
                 to_submit,
                 min_complete,
-                flags,
+                self.enter_flags | flags.bits(),
                 ptr::null::<libc::c_void>(),
                 0usize,
             )
         };
         if taken < 0 { Err(io::Error::last_os_error()) } else { Ok(taken as usize) }
+    }
+
+    /// With a polling thread, in place of [`Self::enter`]: wakes it when it sleeps and there is
+    /// something for it, and with `reap` fetches what an overflown completion queue held back.
+    /// Returns whether it took a system call.
+    ///
+    /// # Errors
+    /// The errno of enter; EOWNERDEAD when the thread is gone.
+    pub fn wake(&mut self, reap: bool) -> io::Result<bool> {
+        let sq = self.io.submission();
+        let mut flags = EnterFlags::empty();
+        // need_wakeup() has a SeqCst fence before its look, after the entries were published: either
+        // we see the flag that the thread has set, or it sees the entries when it looks once more.
+        if !sq.is_empty() && sq.need_wakeup() {
+            flags |= EnterFlags::SQ_WAKEUP;
+        }
+        if reap && sq.cq_overflow() {
+            flags |= EnterFlags::GETEVENTS;
+        }
+        drop(sq);
+        if flags.is_empty() {
+            return Ok(false);
+        }
+        self.call_enter(0, 0, flags).map(|_| true)
     }
 
     /// Whether the kernel holds completions that only an enter brings into the queue: deferred work
@@ -367,10 +329,14 @@ impl Ring {
     /// Caps the kernel's worker threads of this thread, `IORING_REGISTER_IOWQ_MAX_WORKERS` (5.15);
     /// 0 leaves a cap as it is.
     ///
+    /// Returns the caps of before.
+    ///
     /// # Errors
     /// The errno of `io_uring_register(2)`.
-    pub fn limit_workers(&self, bounded: u32, unbounded: u32) -> io::Result<()> {
-        self.io.submitter().register_iowq_max_workers(&mut [bounded, unbounded])
+    pub fn limit_workers(&self, bounded: u32, unbounded: u32) -> io::Result<(u32, u32)> {
+        let mut caps = [bounded, unbounded];
+        self.io.submitter().register_iowq_max_workers(&mut caps)?;
+        Ok((caps[0], caps[1]))
     }
 
     /// Registers an empty table for `slots` files (5.19).
@@ -447,6 +413,7 @@ pub(crate) fn readdress(entry: &mut Entry, memory: Address, position: u64, user_
 /// The submission queue, open for writing.
 pub struct Submission<'ring> {
     sq: SubmissionQueue<'ring>,
+    published: &'ring mut u64,
 }
 
 impl Submission<'_> {
@@ -475,14 +442,20 @@ impl Submission<'_> {
     pub fn push(&mut self, sqe: &Sqe) -> bool {
         // SAFETY: an `Sqe` is made by `in_flight` alone, which owns (or holds, in the arena and the
         // file table) all that it points at until the operation's last CQE is collected.
-        unsafe { self.sq.push(sqe.entry()) }.is_ok()
+        let pushed = unsafe { self.sq.push(sqe.entry()) }.is_ok();
+        *self.published += u64::from(pushed);
+        pushed
     }
 
     /// Writes all of them; false, and none is written, when the queue has not got the room.
     #[inline]
     pub fn push_all(&mut self, sqes: &Sqes) -> bool {
         // SAFETY: as `push`: `Sqes` are made by `in_flight` alone, over what it holds.
-        unsafe { self.sq.push_multiple(sqes.entries()) }.is_ok()
+        let pushed = unsafe { self.sq.push_multiple(sqes.entries()) }.is_ok();
+        if pushed {
+            *self.published += sqes.entries().len() as u64;
+        }
+        pushed
     }
 }
 
@@ -525,6 +498,7 @@ pub fn descriptor_flags(fd: RawFd) -> io::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setup::TaskRun;
 
     fn nop_round_trip(ring: &mut Ring) {
         let sqe = Sqe::control(opcode::Nop::new().build().user_data(77));
@@ -546,6 +520,7 @@ mod tests {
                     no_sq_array: bits & 1 != 0,
                     submit_all: bits & 2 != 0,
                     registered_descriptor: bits & 4 != 0,
+                    ..Setup::default()
                 };
                 let mut ring = Ring::new(wish).expect("a ring");
                 assert!(ring.granted().task_run >= task_run, "never more than was asked for");
@@ -553,23 +528,6 @@ mod tests {
                 nop_round_trip(&mut ring);
             }
         }
-    }
-
-    #[test]
-    fn the_ladder_ends_at_a_plain_ring_and_gives_up_the_newest_wish_first() {
-        let rungs = Setup::default().ladder();
-        let kinds: Vec<_> =
-            rungs.iter().map(|r| (r.no_sq_array, r.task_run, r.submit_all)).collect();
-        assert_eq!(
-            kinds,
-            [
-                (true, TaskRun::Defer, true),
-                (false, TaskRun::Defer, true),
-                (false, TaskRun::Cooperative, true),
-                (false, TaskRun::Interrupt, true),
-                (false, TaskRun::Interrupt, false),
-            ]
-        );
     }
 
     #[test]

@@ -26,7 +26,10 @@ struct Shared {
     sq_flags: AtomicU32,
     cq_tail: AtomicU32,
     cq_flags: AtomicU32,
-    eventfd: (Mutex<bool>, Condvar),
+    /// Whether it is readable, and whether a waiter is to stop.
+    eventfd: (Mutex<(bool, bool)>, Condvar),
+    /// Whether a waiter has asked for a turn: a thread-safe function, which one call waits for.
+    called: (Mutex<bool>, Condvar),
 }
 
 /// How the loop goes about it, as it is or with a step left out.
@@ -37,10 +40,23 @@ struct Way {
     fenced: bool,
     looks_again: bool,
     clears_before_looking: bool,
+    /// Not the loop waits for the eventfd, but a thread (`Waiter`), which then calls the loop.
+    waiter: Option<Waiting>,
 }
 
-const AS_IT_IS: Way =
-    Way { deferred: true, fenced: true, looks_again: true, clears_before_looking: true };
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    ClearsThenCalls,
+    CallsThenClears,
+}
+
+const AS_IT_IS: Way = Way {
+    deferred: true,
+    fenced: true,
+    looks_again: true,
+    clears_before_looking: true,
+    waiter: None,
+};
 
 /// io_req_local_work_add, or io_cq_unlock_post where completions are posted at once.
 fn complete(shared: &Shared, way: Way, posted: u32) {
@@ -57,9 +73,52 @@ fn complete(shared: &Shared, way: Way, posted: u32) {
     // a full barrier on x86; on arm64 the kernel's memory model does not promise one.
     fence(Ordering::SeqCst);
     if shared.cq_flags.load(Ordering::Relaxed) & EVENTFD_DISABLED == 0 {
-        *shared.eventfd.0.lock().unwrap() = true;
+        shared.eventfd.0.lock().unwrap().0 = true;
         shared.eventfd.1.notify_one();
     }
+}
+
+/// The waiter's thread until it is told to stop.
+fn wait_and_call(shared: &Shared, how: Waiting) {
+    let call = || {
+        *shared.called.0.lock().unwrap() = true;
+        shared.called.1.notify_one();
+    };
+    loop {
+        let mut eventfd = shared.eventfd.0.lock().unwrap();
+        while *eventfd == (false, false) {
+            eventfd = shared.eventfd.1.wait(eventfd).unwrap();
+        }
+        if eventfd.1 {
+            return;
+        }
+        if how == Waiting::CallsThenClears {
+            drop(eventfd);
+            call();
+            shared.eventfd.0.lock().unwrap().0 = false;
+        } else {
+            eventfd.0 = false;
+            drop(eventfd);
+            call();
+        }
+    }
+}
+
+/// The loop sleeps until it is woken; whether it is then told by the eventfd itself.
+fn sleep(shared: &Shared, way: Way) -> bool {
+    if way.waiter.is_some() {
+        let mut called = shared.called.0.lock().unwrap();
+        while !*called {
+            called = shared.called.1.wait(called).unwrap();
+        }
+        *called = false;
+        return false;
+    }
+    let mut eventfd = shared.eventfd.0.lock().unwrap();
+    while !eventfd.0 {
+        eventfd = shared.eventfd.1.wait(eventfd).unwrap();
+    }
+    true
 }
 
 /// The thread of the event loop until both operations are collected.
@@ -77,7 +136,7 @@ fn play_the_loop(shared: &Shared, way: Way) {
             shared.cq_tail.store(tail + done, Ordering::Release);
         }
         if readable && way.clears_before_looking {
-            *shared.eventfd.0.lock().unwrap() = false;
+            shared.eventfd.0.lock().unwrap().0 = false;
         }
         // Engine::collect.
         head = shared.cq_tail.load(Ordering::Acquire).max(head);
@@ -92,39 +151,46 @@ fn play_the_loop(shared: &Shared, way: Way) {
         let came = shared.cq_tail.load(Ordering::Acquire) != head
             || shared.sq_flags.load(Ordering::Acquire) & TASKRUN != 0;
         if readable && !way.clears_before_looking {
-            *shared.eventfd.0.lock().unwrap() = false;
+            shared.eventfd.0.lock().unwrap().0 = false;
         }
         readable = false;
         if came && way.looks_again {
             continue;
         }
         // Turn::Block: epoll.
-        let mut signalled = shared.eventfd.0.lock().unwrap();
-        while !*signalled {
-            signalled = shared.eventfd.1.wait(signalled).unwrap();
-        }
-        readable = true;
+        readable = sleep(shared, way);
     }
 }
 
 fn explore(way: Way) {
     let mut model = loom::model::Builder::new();
     // Without a bound it finds no more, and takes 10 s of CPU instead of 0.3.
-    model.preemption_bound = Some(4);
+    // With a third thread, 4 takes 70 s.
+    model.preemption_bound = Some(if way.waiter.is_some() { 3 } else { 4 });
     model.check(move || {
         let shared = Arc::new(Shared {
             work: AtomicU32::new(0),
             sq_flags: AtomicU32::new(0),
             cq_tail: AtomicU32::new(0),
             cq_flags: AtomicU32::new(EVENTFD_DISABLED),
-            eventfd: (Mutex::new(false), Condvar::new()),
+            eventfd: (Mutex::new((false, false)), Condvar::new()),
+            called: (Mutex::new(false), Condvar::new()),
         });
         let kernel = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || (1..=OPERATIONS).for_each(|count| complete(&shared, way, count)))
         };
+        let waiter = way.waiter.map(|how| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || wait_and_call(&shared, how))
+        });
         play_the_loop(&shared, way);
+        shared.eventfd.0.lock().unwrap().1 = true;
+        shared.eventfd.1.notify_one();
         kernel.join().unwrap();
+        if let Some(waiter) = waiter {
+            waiter.join().unwrap();
+        }
     });
 }
 
@@ -136,6 +202,13 @@ fn no_deferred_completion_is_slept_through() {
 #[test]
 fn no_posted_completion_is_slept_through() {
     explore(Way { deferred: false, ..AS_IT_IS });
+}
+
+#[test]
+fn no_completion_is_slept_through_where_a_thread_waits() {
+    for deferred in [true, false] {
+        explore(Way { deferred, waiter: Some(Waiting::ClearsThenCalls), ..AS_IT_IS });
+    }
 }
 
 // Each step is needed, and the model would notice its loss.
@@ -162,4 +235,10 @@ fn without_the_fence_a_completion_is_slept_through() {
 #[should_panic(expected = "deadlock")]
 fn an_eventfd_that_is_cleared_after_the_look_forgets_a_completion() {
     explore(Way { clears_before_looking: false, ..AS_IT_IS });
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_waiter_that_clears_after_it_called_forgets_a_completion() {
+    explore(Way { waiter: Some(Waiting::CallsThenClears), ..AS_IT_IS });
 }

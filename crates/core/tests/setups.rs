@@ -9,7 +9,7 @@ use common::{
     DEADLINE, Directory, Loop, TASK_RUNS, close, datasync, is_readable, link, nop, open,
     path_bytes, pattern, punted, read, skip, stat, timeout, write,
 };
-use node_uring_core::{EngineOptions, Refusal, Setup};
+use node_uring_core::{EngineOptions, OperationSet, Refusal, Setup, SqPoll, TaskRun};
 
 const CANCELED: i32 = -libc::ECANCELED;
 
@@ -131,6 +131,7 @@ fn every_combination_of_set_up_flags_does_the_same() {
                 no_sq_array: bits & 1 != 0,
                 submit_all: bits & 2 != 0,
                 registered_descriptor: bits & 4 != 0,
+                ..Setup::default()
             };
             let unregistered = bits & 8 != 0;
             let options = EngineOptions { setup: wish, unregistered, ..EngineOptions::default() };
@@ -144,26 +145,80 @@ fn every_combination_of_set_up_flags_does_the_same() {
                 continue;
             }
             assert_eq!(it.engine.registered_files() == 0, unregistered);
-            for (title, scenario) in SCENARIOS {
-                println!("{title}: {wish:?}, unregistered: {unregistered}");
-                let before = it.books();
-                scenario(&mut it, &directory);
-                it.settle();
-                let mut after = it.books();
-                after.forget_mapped_bytes();
-                let mut expected = before;
-                expected.forget_mapped_bytes();
-                assert_eq!(after, expected, "something is still held");
-                assert_eq!(it.engine.stats().stale, 0);
-                it.done.clear();
-            }
-            let (fifo, _writer) = it.fifo();
-            let chunk = it.chunk(1);
-            for slot in 0..50 {
-                it.stage(&read(slot, fifo, chunk, (0, 1), 0));
-            }
-            it.turn();
-            assert!(it.engine.shutdown(DEADLINE), "{wish:?}");
+            play(&mut it, &directory);
         }
+    }
+}
+
+/// Plays every scenario, and ends with operations in flight.
+fn play(it: &mut Loop, directory: &Directory) {
+    let setup = it.engine.capabilities().setup;
+    for (title, scenario) in SCENARIOS {
+        println!("{title}: {setup:?}, {} registered files", it.engine.registered_files());
+        let before = it.books();
+        scenario(it, directory);
+        it.settle();
+        let mut after = it.books();
+        after.forget_mapped_bytes();
+        let mut expected = before;
+        expected.forget_mapped_bytes();
+        assert_eq!(after, expected, "something is still held");
+        assert_eq!(it.engine.stats().stale, 0);
+        it.done.clear();
+    }
+    let (fifo, _writer) = it.fifo();
+    let chunk = it.chunk(1);
+    for slot in 0..50 {
+        it.stage(&read(slot, fifo, chunk, (0, 1), 0));
+    }
+    it.turn();
+    assert!(it.engine.shutdown(DEADLINE), "{setup:?}");
+}
+
+/// A set-up that asks for something by name, on the plainest ring.
+fn asking(setup: Setup) -> Setup {
+    Setup { entries: 8, cq_entries: 16, task_run: TaskRun::Interrupt, ..setup }
+}
+
+#[test]
+fn a_polling_thread_awake_or_asleep_does_the_same() {
+    let directory = Directory::new();
+    // The kernel counts in ticks: the shortest is asleep before most submissions.
+    for idle_ms in [1, 1000] {
+        for (no_sq_array, registered_descriptor) in [(true, true), (false, false)] {
+            let sqpoll = Some(SqPoll { idle_ms, cpu: None });
+            let setup =
+                Setup { sqpoll, no_sq_array, registered_descriptor, ..asking(Setup::default()) };
+            play(&mut Loop::new(EngineOptions { setup, ..EngineOptions::default() }), &directory);
+        }
+    }
+}
+
+#[test]
+fn rings_that_share_a_polling_thread_do_the_same() {
+    let directory = Directory::new();
+    let sqpoll = Some(SqPoll { idle_ms: 100, cpu: Some(0) });
+    let setup = Setup { sqpoll, ..asking(Setup::default()) };
+    let first = Loop::new(EngineOptions { setup, ..EngineOptions::default() });
+    let sqpoll = Some(SqPoll { idle_ms: 100, cpu: None });
+    let attach = Some(first.engine.ring_descriptor());
+    let setup = Setup { sqpoll, attach, ..asking(Setup::default()) };
+    let mut second = Loop::new(EngineOptions { setup, ..EngineOptions::default() });
+    play(&mut second, &directory);
+    // Whose ring it was is gone; the thread stays for the other.
+    let mut third = Loop::new(EngineOptions { setup, ..EngineOptions::default() });
+    drop(first);
+    play(&mut third, &directory);
+}
+
+#[test]
+fn a_ring_restricted_to_what_is_used_does_the_same() {
+    let directory = Directory::new();
+    let names = ["read", "write", "fsync", "openat", "statx"];
+    let restrict = Some(OperationSet::named(&names).expect("known names"));
+    for task_run in TASK_RUNS {
+        let setup = Setup { restrict, ..asking(Setup::default()) };
+        let setup = Setup { task_run, ..setup };
+        play(&mut Loop::new(EngineOptions { setup, ..EngineOptions::default() }), &directory);
     }
 }

@@ -31,8 +31,12 @@ impl Engine {
 
     fn cancel_and_wait(&mut self, patience: Duration) -> bool {
         self.reaper.disarm(&mut self.ring);
+        self.stop_gathering();
         self.ready.extend(self.staged.drain(..));
         self.ready.extend(self.urgent.drain(..));
+        if let Some(polled) = &mut self.polled {
+            self.ready.extend(polled.staged.drain(..));
+        }
         self.open_chain = 0;
         for slot in self.in_flight.slots_of_many() {
             self.cancel(slot);

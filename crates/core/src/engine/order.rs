@@ -60,6 +60,12 @@ impl Order {
         self.blocked
     }
 
+    /// Whether there is a drain, staged or with the kernel.
+    #[inline]
+    pub(super) fn has_drains(&self) -> bool {
+        self.running.is_some() || !self.waiting.is_empty()
+    }
+
     /// Only many that were staged before this may go.
     pub(super) fn before(&self) -> u64 {
         let running = self.running.map(|(sequence, _)| sequence);
@@ -85,7 +91,9 @@ impl Engine {
     /// Whether the drain at the front may start: all that was staged before it is complete.
     pub(super) fn may_drain(&mut self) -> bool {
         let before = self.order.waiting.front().copied().unwrap_or(0);
-        let may = self.in_flight.with_kernel() == 0 && !self.in_flight.many_before(before);
+        let polled = self.polled.as_ref().is_some_and(|polled| polled.is_busy());
+        let others = polled || self.in_flight.many_before(before);
+        let may = self.in_flight.with_kernel() == 0 && !others;
         self.order.blocked = !may;
         may
     }

@@ -43,9 +43,16 @@ impl Engine {
         self.check_life()?;
         self.check_slot(request.slot)?;
         let (opcode, flags) = operation::decode(request.opcode)?;
-        if self.open_chain + 1 > self.ring.granted().entries as usize {
+        if self.open_chain + 1 > self.chain_max {
             return Err(Refusal::ChainTooLong);
         }
+        if let Some(who) = &self.polling_as
+            && !request.bytes.is_empty()
+            && who.have_changed()
+        {
+            return Err(Refusal::Credentials);
+        }
+        let for_polled = self.is_for_polled(request, opcode, flags);
         let prepared = match opcode {
             Opcode::Close => self.prepare_close(request, flags)?,
             Opcode::Read | Opcode::Write if request.chunk != 0 => {
@@ -55,6 +62,10 @@ impl Engine {
             _ => operation::prepare(request, opcode, flags, &mut self.arena, &mut self.files)?,
         };
         self.in_flight.launch(request.slot, prepared);
+        if for_polled && let Some(polled) = &mut self.polled {
+            polled.staged.push_back(request.slot);
+            return Ok(());
+        }
         if flags & QUIET != 0 {
             self.urgent.push_back(request.slot);
             self.order.set_others(true);
@@ -93,7 +104,7 @@ impl Engine {
         let (descriptor, place) = self.files.remove(FileHandle::from_number(request.file))?;
         if let Some(place) = place {
             // The registered table has a reference of its own, which would keep the file open.
-            let _ = self.ring.update_file(place, -1);
+            self.update_file(place, -1);
         }
         let entry = opcode::Close::new(types::Fd(descriptor.as_raw_fd())).build();
         let entry = entry.flags(operation::sqe_flags(flags));
@@ -117,7 +128,7 @@ impl Engine {
             return;
         }
         let fits = number < REGISTERED_SLABS && memory.len() <= REGISTERED_SLAB_BYTES_MAX;
-        let refused = if fits { self.ring.update_buffer(number, Some(memory)).err() } else { None };
+        let refused = if fits { self.update_buffer(number, Some(memory)).err() } else { None };
         let outcome = if fits && refused.is_none() {
             Registration::Registered
         } else {
@@ -137,7 +148,10 @@ impl Engine {
     pub fn cancel(&mut self, slot: u32) -> bool {
         match self.in_flight.cancel(slot) {
             Cancelling::Nothing => false,
-            Cancelling::Doomed => true,
+            Cancelling::Doomed => {
+                self.gather.hurry();
+                true
+            }
             Cancelling::Ask(target) => {
                 self.ask_to_cancel(target);
                 true

@@ -1,8 +1,9 @@
 //! A turn: everything staged goes to the kernel in one enter, and what is complete is collected.
 
+use std::io;
 use std::time::{Duration, Instant};
 
-use super::{BATCH_MAX, Completion, Engine, Life, Turn};
+use super::{BATCH_MAX, Completion, Engine, Life, Reap, Turn};
 use crate::in_flight::{Arrived, Sqe, control_user_data};
 use crate::ring::Ring;
 
@@ -127,7 +128,7 @@ impl Engine {
     /// Fills `out`; false when nothing is complete.
     #[inline]
     pub(super) fn collect(&mut self) -> bool {
-        let Self { ring, in_flight, arena, files, out, ready, stats, .. } = self;
+        let Self { ring, polled, in_flight, arena, files, out, ready, stats, .. } = self;
         out.clear();
         if !ready.is_empty() {
             let take = ready.len().min(BATCH_MAX);
@@ -137,13 +138,23 @@ impl Engine {
                 Completion { slot, result }
             }));
         }
+        let mut each = |user_data, result, more, out: &mut Vec<Completion>| match in_flight
+            .arrive(user_data, result, more, arena, files)
+        {
+            Arrived::Complete(slot, result) => out.push(Completion { slot, result }),
+            Arrived::Stale => stats.stale += 1,
+            Arrived::More | Arrived::Control => {}
+        };
         ring.drain(BATCH_MAX - out.len(), |user_data, result, more| {
-            match in_flight.arrive(user_data, result, more, arena, files) {
-                Arrived::Complete(slot, result) => out.push(Completion { slot, result }),
-                Arrived::Stale => stats.stale += 1,
-                Arrived::More | Arrived::Control => {}
-            }
+            each(user_data, result, more, out);
         });
+        if let Some(polled) = polled {
+            let with_kernel = &mut polled.with_kernel;
+            polled.ring.drain(BATCH_MAX - out.len(), |user_data, result, more| {
+                *with_kernel -= 1;
+                each(user_data, result, more, out);
+            });
+        }
         stats.completed += out.len() as u64;
         !out.is_empty()
     }
@@ -161,13 +172,21 @@ impl Engine {
         self.round = 0;
         self.turn_started = None;
         let refused = self.refused;
-        // A chain whose end is not staged waits for it, however often we come round.
-        let staged = self.staged.len() > self.open_chain && !self.order.is_blocked();
-        let more = staged || !self.urgent.is_empty() || self.wants_many();
-        if refused == 0 && (more || !self.cancels.is_empty()) {
+        let gathering = self.is_gathering();
+        if refused == 0 && !gathering && self.wants_to_publish() {
             return Turn::Again;
         }
         if !self.ready.is_empty() || self.ring.has_completions() {
+            return Turn::Again;
+        }
+        if self.polled.as_ref().is_some_and(|polled| polled.is_busy()) {
+            return Turn::Again;
+        }
+        if refused == 0 && gathering {
+            return self.wait_for_more();
+        }
+        if self.reap == Reap::Poll && refused == 0 && !self.in_flight.is_empty() {
+            // The eventfd stays off: nobody is to be woken.
             return Turn::Again;
         }
         // What only an enter brings into the queue is no reason to spin while enter is refused.
@@ -184,9 +203,22 @@ impl Engine {
         }
     }
 
+    /// Whether there is something that could be submitted now.
+    #[inline]
+    fn wants_to_publish(&self) -> bool {
+        // A chain whose end is not staged waits for it, however often we come round.
+        let staged = self.staged.len() > self.open_chain && !self.order.is_blocked();
+        staged || !self.urgent.is_empty() || self.wants_many() || !self.cancels.is_empty()
+    }
+
     /// The eventfd became readable.
     pub fn woken(&mut self) {
         self.readable = true;
+        self.stats.wakeups += 1;
+    }
+
+    /// A waiter was woken by the eventfd, and has cleared it.
+    pub fn woken_elsewhere(&mut self) {
         self.stats.wakeups += 1;
     }
 
@@ -200,7 +232,14 @@ impl Engine {
     /// One enter for everything staged that the submission queue has room for. With `reap`, also
     /// when nothing is staged but the kernel holds completions back.
     pub(super) fn submit(&mut self, reap: bool) -> Result<(), ()> {
-        if !self.staged.is_empty() || !self.cancels.is_empty() || self.order.has_others() {
+        if self.polled.is_some() {
+            self.submit_polled()?;
+        }
+        if self.polling_as.is_some() {
+            return self.submit_to_thread(reap);
+        }
+        let staged = !self.staged.is_empty() || !self.cancels.is_empty() || self.order.has_others();
+        if staged && (self.gather.is_off() || !reap || !self.holds_back()) {
             self.publish();
         }
         let pending = self.ring.unsubmitted();
@@ -224,22 +263,58 @@ impl Engine {
                 }
                 Ok(())
             }
-            Err(error) => match error.raw_os_error() {
-                // EAGAIN: no memory for the requests now. EBUSY: completions must be collected
-                // first. EINTR: a signal. The entries stay in the queue. `io_uring_enter(2)`.
-                Some(libc::EAGAIN | libc::EBUSY | libc::EINTR) => {
-                    self.stats.refusals += 1;
-                    self.refused = self.refused.saturating_add(1);
-                    Ok(())
-                }
-                // Anything else says that the ring itself is gone (EBADF, EBADFD, ENXIO) or that we
-                // are wrong about it (EFAULT, EINVAL, EEXIST): nothing can be relied on any more.
-                errno => {
-                    let errno = errno.unwrap_or(libc::EIO);
-                    self.life = Life::Failed { errno, told: false };
-                    Err(())
-                }
-            },
+            Err(error) => self.enter_refused(&error),
+        }
+    }
+
+    #[cold]
+    pub(super) fn enter_refused(&mut self, error: &io::Error) -> Result<(), ()> {
+        match error.raw_os_error() {
+            // EAGAIN: no memory for the requests now. EBUSY: completions must be collected
+            // first. EINTR: a signal. The entries stay in the queue. `io_uring_enter(2)`.
+            Some(libc::EAGAIN | libc::EBUSY | libc::EINTR) => {
+                self.stats.refusals += 1;
+                self.refused = self.refused.saturating_add(1);
+                Ok(())
+            }
+            // Anything else says that the ring itself is gone (EBADF, EBADFD, ENXIO; EOWNERDEAD: its
+            // polling thread) or that we are wrong about it (EFAULT, EINVAL, EEXIST): nothing can
+            // be relied on any more.
+            errno => {
+                let errno = errno.unwrap_or(libc::EIO);
+                self.life = Life::Failed { errno, told: false };
+                Err(())
+            }
+        }
+    }
+
+    /// The same with a polling thread, which takes what is published by itself: no system call while
+    /// it is awake.
+    fn submit_to_thread(&mut self, reap: bool) -> Result<(), ()> {
+        let (before, ready) = (self.ring.published(), self.ready.len());
+        let holds_back = !self.gather.is_off() && reap && self.holds_back();
+        if !holds_back {
+            self.publish();
+        }
+        // The thread takes a chain whole: `publish_chain` saw to that.
+        self.chains.clear();
+        let published = self.ring.published() - before;
+        self.stats.submitted += published;
+        self.stats.submitting_enters += u64::from(published > 0);
+        // The queue is full: the thread is slower than we are, and there is no use in spinning.
+        let still = published == 0 && self.ready.len() == ready;
+        let stuck = still && !holds_back && self.wants_to_publish();
+        self.refused = if stuck { self.refused.saturating_add(1) } else { 0 };
+        self.stats.overflows += u64::from(reap && self.ring.overflown());
+        match self.ring.wake(reap) {
+            Ok(entered) => {
+                self.stats.enters += u64::from(entered);
+                Ok(())
+            }
+            Err(error) => {
+                self.stats.enters += 1;
+                self.enter_refused(&error)
+            }
         }
     }
 
@@ -249,6 +324,9 @@ impl Engine {
             return;
         }
         self.publish_staged();
+        if !self.gather.is_off() && self.staged.is_empty() {
+            self.gather.begin_anew();
+        }
         self.publish_many();
     }
 
@@ -344,7 +422,9 @@ impl Engine {
             return true;
         }
         let mut sq = self.ring.submission();
-        if length > sq.room() {
+        // A polling thread that several rings share takes the first eight entries of a queue.
+        let may_be_cut = length > 1 && self.polling_as.is_some() && !sq.is_empty();
+        if length > sq.room() || may_be_cut {
             return false;
         }
         let members: Vec<u32> = self.staged.drain(..length).collect();

@@ -139,6 +139,10 @@ impl Loop {
             match self.pump() {
                 Turn::Block => return,
                 Turn::Again => {}
+                // A polling thread is behind.
+                Turn::Retry { after_ms } if self.engine.capabilities().setup.sqpoll.is_some() => {
+                    std::thread::sleep(Duration::from_millis(after_ms.into()));
+                }
                 turn => panic!("{turn:?} on the way to Block"),
             }
             assert!(started.elapsed() < DEADLINE, "it never said Block");

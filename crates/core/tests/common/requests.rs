@@ -161,7 +161,7 @@ pub fn many_reads(
 }
 
 /// Every refusal, so that a test can say which it met.
-pub const REFUSALS: [Refusal; 12] = [
+pub const REFUSALS: [Refusal; 13] = [
     Refusal::Closed,
     Refusal::Failed,
     Refusal::SlotBusy,
@@ -174,4 +174,5 @@ pub const REFUSALS: [Refusal; 12] = [
     Refusal::Argument,
     Refusal::Path,
     Refusal::ChainTooLong,
+    Refusal::Credentials,
 ];

@@ -1,4 +1,4 @@
-//! Sequences of stage, cancel, turn, take, give back, hold, adopt, close, flush and the end against a
+//! Sequences of stage, stage_many, cancel, turn, take, give back, hold, adopt, close, flush and the end against a
 //! real engine on a real ring. `world.rs` predicts what each call has to answer, `memory.rs` watches
 //! every byte of the arena, `sandbox.rs` keeps the kernel away from everything but a folder of its own.
 //!

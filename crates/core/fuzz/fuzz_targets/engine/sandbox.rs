@@ -7,8 +7,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Names that stay; anything else that an input made is removed.
-const KEPT: [&str; 2] = ["file", "fifo"];
 /// Not 0, so that a stray read of it shows on memory that is still zero.
 const CONTENT: u8 = 0xf1;
 
@@ -22,20 +20,22 @@ pub struct Sandbox {
 impl Sandbox {
     pub fn enter() -> Self {
         let folder = FOLDER.get_or_init(make_folder);
+        // Whatever an input made, renamed and removed: they are these two again.
         for entry in std::fs::read_dir(folder).expect("the folder").flatten() {
-            if !KEPT.iter().any(|&name| entry.file_name() == name) {
-                let removed = std::fs::remove_file(entry.path());
-                removed.or_else(|_| std::fs::remove_dir(entry.path())).expect("removed");
-            }
+            let removed = std::fs::remove_file(entry.path());
+            removed.or_else(|_| std::fs::remove_dir(entry.path())).expect("removed");
         }
+        make_fifo(Path::new("fifo"));
         std::fs::write(folder.join("file"), [CONTENT; 20_000]).expect("a file");
         Self { descriptors: descriptors() }
     }
 
-    /// Opens the one file that inputs read and write.
+    /// Opens the one file that inputs read and write, if they left it there.
     pub fn file(&self, direct: bool) -> std::io::Result<File> {
         let flags = if direct { libc::O_DIRECT } else { 0 };
-        File::options().read(true).write(true).custom_flags(flags).open("file")
+        let file = File::options().read(true).write(true).custom_flags(flags).open("file")?;
+        // A FIFO may have got its name: what reads that does not end.
+        if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::ErrorKind::Other.into()) }
     }
 
     /// A name that stays in the folder, made of any bytes.
@@ -61,7 +61,6 @@ fn make_folder() -> PathBuf {
     let folder = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&folder).expect("a folder");
     std::env::set_current_dir(&folder).expect("its own folder");
-    make_fifo(Path::new("fifo"));
     // SAFETY: neither call takes a pointer of ours. Rust's own start, which ignores SIGPIPE, does not
     // run under libFuzzer's main. No file may grow past 1 GiB, wherever an input writes.
     unsafe {

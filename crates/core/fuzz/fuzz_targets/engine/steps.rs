@@ -3,6 +3,8 @@
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
+use node_uring_core::operation::{ASYNC, DRAIN, HARDLINK, LINK, QUIET};
+
 /// How the engine is made, and how it ends.
 #[derive(Arbitrary, Debug)]
 pub struct Plan {
@@ -33,6 +35,7 @@ pub enum Ending {
 #[derive(Arbitrary, Debug)]
 pub enum Step {
     Stage(Staging),
+    Many(Herd),
     Turn,
     Flush,
     Woken,
@@ -55,6 +58,7 @@ pub enum Step {
     Zero(Pick),
     TakeOpened(Slot),
     TakeStat(Slot),
+    TakeCounts(Slot),
     AdoptPipe {
         to_write: bool,
         direct: bool,
@@ -86,6 +90,27 @@ pub struct Staging {
     pub path: Path,
 }
 
+/// A request for many.
+#[derive(Arbitrary, Debug)]
+pub struct Herd {
+    pub opcode: Code,
+    /// Mostly none: with any it is refused.
+    pub flags: Option<Flags>,
+    pub slot: Slot,
+    pub file: Pick,
+    pub chunk: Pick,
+    pub offset: Number,
+    /// Few, or more than the kernel is given at a time.
+    pub count: u16,
+    /// Bytes of each; of each by itself, when there are any.
+    pub length: Number,
+    pub lengths: Vec<u8>,
+    pub position: Number,
+    /// A list that is too short or too long is refused.
+    pub positions_more: i8,
+    pub fill: bool,
+}
+
 /// An operation's number.
 #[derive(Debug)]
 pub struct Code(pub u32);
@@ -93,8 +118,8 @@ pub struct Code(pub u32);
 impl<'a> Arbitrary<'a> for Code {
     fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
         let byte = u8::arbitrary(input)?;
-        // 9 is the first that does not exist.
-        Ok(Self(if byte == 255 { u32::arbitrary(input)? } else { u32::from(byte % 10) }))
+        // 12 is the first that does not exist.
+        Ok(Self(if byte == 255 { u32::arbitrary(input)? } else { u32::from(byte % 13) }))
     }
 }
 
@@ -106,7 +131,8 @@ impl<'a> Arbitrary<'a> for Flags {
     fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
         Ok(Self(match u8::arbitrary(input)? {
             byte @ 0..160 => {
-                [0, 0, 0, 1 << 8, 1 << 8, 1 << 9, 1 << 11, 1 << 8 | 1 << 11][byte as usize % 8]
+                let some = [LINK, LINK, HARDLINK, ASYNC, LINK | ASYNC, DRAIN, DRAIN | LINK, QUIET];
+                some.get(byte as usize % 12).copied().unwrap_or(0)
             }
             // Every combination, bits that mean nothing included.
             byte => u32::from(byte) << 8,

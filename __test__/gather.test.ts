@@ -1,0 +1,70 @@
+// Gathering for longer than a turn (flushDelayUs): operations of several turns are submitted together,
+// a timer bounds how long they wait, and nothing hangs.
+
+import { setImmediate } from 'node:timers/promises'
+import test from 'ava'
+import { childJson } from './helpers/child.js'
+import { assertIdle, ring } from './helpers/ring.js'
+import { scratch } from './helpers/scratch.js'
+
+test('operations of several turns of the event loop are submitted together', async (t) => {
+  const gathers = ring(t, { flushDelayUs: 1_000_000, entries: 64 })
+  const waits = ring(t)
+  for (const queue of [gathers, waits]) {
+    const from = performance.now()
+    const nops = []
+    for (let turn = 0; turn < 10; turn++) {
+      nops.push(queue.nop())
+      await setImmediate()
+    }
+    const { enters, submitted } = queue.stats()
+    // A machine may stand still for the whole delay.
+    if (performance.now() - from > 900) return t.pass('too slow a machine to see it')
+    if (queue === gathers) t.deepEqual({ enters, submitted }, { enters: 0, submitted: 0 })
+    else t.true(enters >= 5)
+    queue.flush()
+    await Promise.all(nops)
+  }
+  t.deepEqual([gathers.stats().enters, gathers.stats().meanBatch], [1, 10])
+})
+
+for (const flushDelayUs of [1, 50, 1500, 20_000]) {
+  for (const reap of ['eventfd', 'thread', 'poll'] as const) {
+    test(`a delay of ${flushDelayUs} µs ends by itself with reap: '${reap}'`, async (t) => {
+      const queue = ring(t, { flushDelayUs, reap })
+      const from = performance.now()
+      await queue.nop()
+      t.true(performance.now() - from >= flushDelayUs / 1000)
+      await queue.nop().then(() => queue.nop())
+      const file = await queue.open(scratch(t, Buffer.from('gathered')), 'r+')
+      t.is((await file.bytesAt(0, 100)).toString(), 'gathered')
+      t.is(await file.writeAt(Buffer.from('written!'), 0, { datasync: true }), 8)
+      await file.close()
+      assertIdle(t, queue)
+    })
+  }
+}
+
+test('a queue that is full submits without waiting for the delay', async (t) => {
+  const queue = ring(t, { flushDelayUs: 1_000_000, entries: 32 })
+  const from = performance.now()
+  await Promise.all(Array.from({ length: 32 }, () => queue.nop()))
+  t.true(performance.now() - from < 900)
+})
+
+test('closing a queue that cancels does not wait for the delay', async (t) => {
+  const queue = ring(t, { flushDelayUs: 1_000_000 })
+  const from = performance.now()
+  const sleep = t.throwsAsync(queue.sleep(60_000), { code: 'ABORT_ERR' })
+  await queue.close({ timeoutMs: 0 })
+  await sleep
+  t.true(performance.now() - from < 900)
+})
+
+test('what waits keeps the process alive until it is done, and then the process ends', async (t) => {
+  const program = `
+    import { Queue } from 'node-uring'
+    const queue = new Queue({ flushDelayUs: 30_000 })
+    queue.nop().then(() => console.log('1'))`
+  t.is(await childJson<number>(program, { timeoutMs: 20_000 }), 1)
+})

@@ -1,0 +1,177 @@
+// The packages as they are published: what is in them, and that they work where they are installed,
+// with no compiler and no registry in reach. On other Node.js releases: slow/nodes.test.ts.
+
+import fs from 'node:fs'
+import path from 'node:path'
+import test from 'ava'
+import { fixture } from './helpers/child.js'
+import {
+  listed,
+  type Packed,
+  type Project,
+  pack,
+  project,
+  ROOT,
+  readmeExample,
+  WAYS_IN,
+} from './helpers/packed.js'
+
+/** This machine's, as napi names it. */
+const PLATFORM = `linux-${process.arch}-gnu`
+
+let packed: Packed
+let app: Project
+const undo: (() => void)[] = []
+const scene = { teardown: (step: () => void) => void undo.unshift(step) }
+
+test.before('packing and installing', async (t) => {
+  t.timeout(180_000)
+  packed = await pack(scene)
+  app = await project(scene, packed.tarballs)
+})
+test.after.always('removing it', () => {
+  for (const step of undo) step()
+})
+
+interface Manifest {
+  readonly version: string
+  readonly scripts?: Record<string, string>
+  readonly optionalDependencies?: Record<string, string>
+  readonly os?: string[]
+  readonly cpu?: string[]
+  readonly libc?: string[]
+  readonly files: string[]
+}
+
+function manifest(folder: string): Manifest {
+  return JSON.parse(fs.readFileSync(path.join(folder, 'package.json'), 'utf8')) as Manifest
+}
+
+test('the package holds dist, the loader and types, and nothing else', (t) => {
+  const names = listed(packed.tarballs.at(-1) ?? '')
+  const beside = ['LICENSE', 'README.md', 'index.d.ts', 'index.js', 'package.json']
+  t.deepEqual(names.filter((name) => !name.startsWith('dist/')).sort(), beside)
+  const inside = names.filter((name) => name.startsWith('dist/'))
+  t.true(inside.includes('dist/index.js') && inside.includes('dist/index.d.ts'))
+  t.deepEqual(
+    inside.filter((name) => !/\.(js|d\.ts)$/.test(name)),
+    [],
+  )
+})
+
+test('a platform package holds a binary for that platform, and names the platform to npm', (t) => {
+  const at = packed.platforms.findIndex((folder) => folder.endsWith(PLATFORM))
+  const binary = `node-uring.${PLATFORM}.node`
+  t.deepEqual(
+    listed(packed.tarballs[at] ?? '').sort(),
+    ['README.md', binary, 'package.json'].sort(),
+  )
+  const { os, cpu, libc, files } = manifest(packed.platforms[at] ?? '')
+  t.deepEqual(
+    { os, cpu, libc, files },
+    { os: ['linux'], cpu: [process.arch], libc: ['glibc'], files: [binary] },
+  )
+})
+
+test('the package asks for its platform packages by its own version, and installs without a script', (t) => {
+  const { version, optionalDependencies, scripts = {} } = manifest(packed.root)
+  const names = packed.platforms.map((folder) => `node-uring-${path.basename(folder)}`)
+  t.deepEqual(optionalDependencies, Object.fromEntries(names.map((name) => [name, version])))
+  for (const folder of packed.platforms) t.is(manifest(folder).version, version)
+  const hooks = ['preinstall', 'install', 'postinstall', 'prepare']
+  t.deepEqual(
+    hooks.filter((hook) => hook in scripts),
+    [],
+  )
+  t.is(manifest(ROOT).optionalDependencies, undefined, 'they are written when it is published')
+})
+
+for (const [name, program] of WAYS_IN) {
+  test(`installed, it is loaded by ${name}`, async (t) => {
+    t.is(await app.node(name, program), 'loaded Queue File\n')
+  })
+}
+
+test('installed, all of it works, in a worker too, with the binary of the platform package', async (t) => {
+  t.timeout(120_000)
+  // A child gets it as it is: what it imports is found from the project.
+  const program = fs.readFileSync(fixture('smoke.mjs'), 'utf8').replace('process.argv[2]', `'.'`)
+  const report = await app.node('smoke.mjs', program)
+  t.regex(report, /^smoke: \{"backend":"io_uring"/)
+  const where = `
+    const { Queue } = require('node-uring')
+    new Queue().close()
+    const maps = require('node:fs').readFileSync('/proc/self/maps', 'utf8')
+    console.log(maps.match(/\\S*node-uring\\S*\\.node/)[0])`
+  t.regex(
+    await app.node('where.cjs', where),
+    /node_modules\/node-uring-linux-x64-gnu\/node-uring\./,
+  )
+})
+
+test("installed, README's example runs as it is printed", async (t) => {
+  t.timeout(60_000)
+  t.regex(await app.node('readme.mjs', readmeExample()), /^4096 4096 \{/)
+})
+
+test('installed, a test of node:test that uses it passes, and the program ends', async (t) => {
+  t.timeout(60_000)
+  const program = `
+    import test from 'node:test'
+    import assert from 'node:assert/strict'
+    import { Queue } from 'node-uring'
+    const queue = new Queue()
+    test.after(() => queue.close())
+    test('a nop', () => queue.nop())
+    test('a file', async () => {
+      const file = await queue.open('tested', 'w+')
+      assert.equal(await file.writeAt(Buffer.from('tested'), 0), 6)
+      assert.equal((await file.bytesAt(0, 10)).toString(), 'tested')
+      await file.close()
+    })`
+  const said = await app.node('some.test.mjs', program, undefined, ['--test'])
+  t.regex(said, /pass 2\n/)
+  t.regex(said, /fail 0\n/)
+})
+
+test('a bundle made by esbuild finds the binary of the package that is installed beside it', async (t) => {
+  t.timeout(60_000)
+  const alone = await project(t, packed.tarballs)
+  const at = path.join(alone.folder, 'bundled')
+  fs.mkdirSync(at)
+  const program = `
+    import { Queue } from 'node-uring'
+    const queue = new Queue()
+    console.log(queue.backend, await queue.nop())
+    await queue.close()`
+  fs.writeFileSync(path.join(at, 'source.mjs'), program)
+  const how = ['--bundle', '--platform=node', '--format=esm', '--log-level=warning']
+  await alone.tool('esbuild', 'bundled/source.mjs', ...how, '--outfile=bundled/bundle.mjs')
+  // Somebody's own index.js, where a path from the bundle would lead; and nothing to import.
+  fs.writeFileSync(path.join(alone.folder, 'index.js'), `throw new Error('not yours')`)
+  fs.rmSync(path.join(alone.folder, 'node_modules/node-uring/dist'), { recursive: true })
+  t.is(await alone.node('run.mjs', `import './bundled/bundle.mjs'`), 'io_uring undefined\n')
+})
+
+for (const [module, moduleResolution] of [
+  ['nodenext', 'nodenext'],
+  ['esnext', 'bundler'],
+] as const) {
+  test(`installed, TypeScript compiles README's example with ${moduleResolution} resolution`, async (t) => {
+    t.timeout(120_000)
+    const at = path.join(app.folder, moduleResolution)
+    fs.mkdirSync(at)
+    fs.writeFileSync(path.join(at, 'package.json'), '{ "type": "module" }\n')
+    const source = `${readmeExample()}
+      export const capabilities: import('node-uring').Capabilities = queue.capabilities
+      // @ts-expect-error: a position is a number, or the compiler has found no types
+      await file.readAt(copy, 'zero')`
+    fs.writeFileSync(path.join(at, 'app.ts'), source)
+    const compilerOptions = {
+      ...{ module, moduleResolution, target: 'es2022', strict: true, noEmit: true },
+      ...{ types: ['node'], typeRoots: [path.join(ROOT, 'node_modules/@types')] },
+    }
+    fs.writeFileSync(path.join(at, 'tsconfig.json'), JSON.stringify({ compilerOptions }))
+    await t.notThrowsAsync(app.tool('tsc', '-p', moduleResolution))
+  })
+}
