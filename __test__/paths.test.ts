@@ -188,6 +188,21 @@ test('operations on paths in a batch and in a chain resolve with what each makes
   )
   t.deepEqual(chain, [0, 0, 0, 0])
   t.is(fs.readlinkSync(at('c/l')), 'b')
+  // The kernel itself would go on behind these.
+  for (const failing of [
+    op.mkdir(at('c')),
+    op.stat(at('missing')),
+    op.symlink('x', at('c')),
+    op.link(at('missing'), at('x')),
+    op.unlink(at('missing')),
+  ]) {
+    const [failed, ended] = await queue.submit([failing, op.mkdir(at('never'))], { link: 'soft' })
+    t.true(failed instanceof Error)
+    t.is((ended as { code?: string }).code, 'ECANCELED')
+  }
+  const [stat, made] = await queue.submit([op.stat(at('c')), op.mkdir(at('d'))], { link: 'soft' })
+  t.deepEqual([(stat as fs.Stats).isDirectory(), made], [true, 0])
+  t.deepEqual(fs.readdirSync(place).sort(), ['c', 'd'])
   const [file, missing, stats] = await queue.submit([
     op.open(at('c/file'), 'w+'),
     op.open(at('missing')),

@@ -41,6 +41,13 @@ export interface Parts<T extends Result> {
  * it comes to when it does not fail is a `T`.
  */
 export class BatchOperation<T extends Result = number> {
+  // Not `instanceof`: a Proxy of one, or an object with its prototype, would pass and be asked again.
+  readonly #made = true
+  /** @internal */
+  static isMade(value: unknown): value is BatchOperation<Result> {
+    return typeof value === 'object' && value !== null && #made in value
+  }
+
   /** What it comes to: for the compiler alone, it is never there. */
   declare readonly comesTo?: T
   /** @internal */

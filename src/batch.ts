@@ -9,15 +9,33 @@ import {
   FLAG_LINK,
   isOutgoing,
   OP_CLOSE,
+  OP_FALLOCATE,
+  OP_FSYNC,
+  OP_FTRUNCATE,
   OP_LINK_TIMEOUT,
+  OP_LINKAT,
+  OP_MKDIRAT,
   OP_NOP,
+  OP_RENAMEAT,
+  OP_STATX,
+  OP_SYMLINKAT,
+  OP_SYNC_FILE_RANGE,
+  OP_UNLINKAT,
   syscallOf,
 } from './backend.js'
 import { BatchOperation, type Result } from './batch-operation.js'
 import { ERRNO } from './errno.js'
-import { invalidArgType, invalidArgValue, rejected, systemError, uringError } from './errors.js'
+import {
+  abortError,
+  invalidArgType,
+  invalidArgValue,
+  rejected,
+  systemError,
+  uringError,
+} from './errors.js'
 import type { FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
+import { hasBytes } from './memory.js'
 import { checkModifiers } from './modifiers.js'
 import type { Operations } from './operations.js'
 import {
@@ -48,7 +66,10 @@ export interface SubmitOptions extends LimitOptions {
   link?: 'none' | 'soft' | 'hard'
   /**
    * The first starts when all that the queue has staged before is complete, and what is staged later
-   * starts when the first is (of a chain: when all of it is). Default false.
+   * starts when the first is (of a chain: when all of it is, or the first fsync, truncate, rename or
+   * unlink in a soft one). Not staged yet is what waits for room, and what is still to come of a plain
+   * buffer over 1 MiB, of `readMany` or of another batch: await those that must come first. Default
+   * false.
    */
   drain?: boolean
   /** Reject with the first failed one's error when all are over. Default false. */
@@ -80,13 +101,16 @@ export function submit(
   checkBoolean(drain, 'options.drain')
   checkBoolean(throwOnError, 'options.throwOnError')
   const limits = checkLimits(options)
+  // Read once, by index: what is checked is what is begun, whatever the array has for accessors.
+  const ours: BatchOperation<Result>[] = []
   for (let index = 0; index < list.length; index++) {
-    checkOperation(operations, list, index, linkFlag !== 0)
+    ours.push(list[index] as BatchOperation<Result>)
+    checkOperation(operations, ours, index, linkFlag !== 0)
   }
-  if (linkFlag !== 0) checkChain(operations, list)
+  if (linkFlag !== 0) checkChain(operations, ours)
   if (operations.ended !== undefined) return rejected(operations.ended())
-  if (list.length === 0) return Promise.resolve([])
-  const batch = new Batch(operations, [...list], linkFlag, drain, limits)
+  if (ours.length === 0) return Promise.resolve([])
+  const batch = new Batch(operations, ours, linkFlag, drain, limits)
   return batch.start(throwOnError)
 }
 
@@ -98,7 +122,7 @@ function checkOperation(
 ): void {
   const made = list[index]
   const name = `operations[${index}]`
-  if (!(made instanceof BatchOperation)) throw invalidArgType(name, 'made by op', made)
+  if (!BatchOperation.isMade(made)) throw invalidArgType(name, 'made by op', made)
   for (const file of [made.file, made.other]) {
     if (file !== undefined && file.operations !== operations) {
       throw invalidArgValue(name, made, 'is on a file of another queue')
@@ -140,9 +164,14 @@ export class Batch {
   readonly #operations: Operations
   readonly #list: readonly BatchOperation<Result>[]
   readonly #link: number
-  readonly #drain: boolean
+  /** Whether the next one that is begun drains: the first that can be. */
+  #drain: boolean
   readonly #limits: Limits | undefined
+  /** What each came to. What could not be begun has its error from the start. */
   readonly #results: BatchResult<Result>[]
+  /** Keeps the queue from closing between the operations of a long batch. */
+  #whole: Operation | undefined
+  readonly #wholeNumber: number
   #settle: (() => void) | undefined
   #next = 0
   #underWay = 0
@@ -162,6 +191,19 @@ export class Batch {
     this.#drain = drain
     this.#limits = limits
     this.#results = new Array<BatchResult<Result>>(list.length).fill(0)
+    for (const [index, { file, other, opcode }] of list.entries()) {
+      // A close would wait for itself.
+      if (opcode === OP_CLOSE) continue
+      if (file?.closed || other?.closed) {
+        this.#results[index] = systemError(EBADF, syscallOf(opcode))
+        continue
+      }
+      // A file that is closed later waits for all of them, begun or not.
+      if (file !== undefined) file.pending++
+      if (other !== undefined) other.pending++
+    }
+    this.#whole = list.length > WINDOW && link === 0 ? operations.hold() : undefined
+    this.#wholeNumber = this.#whole?.number ?? 0
   }
 
   start(throwOnError: boolean): Promise<BatchResult<Result>[]> {
@@ -193,18 +235,36 @@ export class Batch {
     if (this.#feeding) return
     this.#feeding = true
     while (this.#next < this.#list.length && this.#underWay < WINDOW) {
-      const over = this.#operations.ended?.() ?? overBefore(this.#limits, OP_NOP)
+      const over = this.#cancelled() ?? overBefore(this.#limits, OP_NOP)
       if (over !== undefined) {
         this.#endRest(over)
         break
       }
-      const { file, other, opcode } = this.#list[this.#next] as BatchOperation
-      if (file !== undefined && opcode === OP_CLOSE) this.#close(file)
-      else if (file?.closed || other?.closed) this.#skip(systemError(EBADF, syscallOf(opcode)))
+      const { file, opcode } = this.#list[this.#next] as BatchOperation
+      const problem = this.#problem(this.#next)
+      if (opcode === OP_CLOSE) this.#close(file as FileState)
+      else if (problem !== undefined) this.#skip(problem)
       else this.#operations.begin(this.#record(this.#next++))
     }
     this.#feeding = false
     this.#endIfOver()
+  }
+
+  /** Why no more are to be begun: the queue has failed, or cancels what it has. */
+  #cancelled(): Error | undefined {
+    if (this.#whole === undefined || this.#whole.number === this.#wholeNumber) return undefined
+    return this.#operations.ended?.() ?? abortError()
+  }
+
+  /** Why one of them cannot be begun. */
+  #problem(index: number): Error | undefined {
+    const before = this.#results[index]
+    if (before instanceof Error) return before
+    const { file, other, opcode, view, length } = this.#list[index] as BatchOperation
+    const bytesWritten = isOutgoing(opcode) ? 0 : undefined
+    if (file?.cancelled || other?.cancelled) return abortError(undefined, bytesWritten)
+    if (view === undefined || hasBytes(view, length)) return undefined
+    return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode), bytesWritten })
   }
 
   /** A record for one of the list. */
@@ -215,7 +275,8 @@ export class Batch {
     this.#underWay++
     op.batch = this
     op.index = index
-    if (index === 0 && this.#drain) op.flags = FLAG_DRAIN
+    if (this.#drain) op.flags = FLAG_DRAIN
+    this.#drain = false
     // Nothing to move is a nop, so that a chain keeps its shape.
     if (made.view === undefined || made.length > 0) {
       op.opcode = made.opcode
@@ -226,7 +287,7 @@ export class Batch {
       operations.transfers.aim(op, made.file, made.view, made.length, made.position)
     } else {
       op.kind = KIND_CALL
-      op.file = op.opcode === OP_NOP ? undefined : made.file
+      op.file = made.file
       op.other = made.other
       op.offset = made.offset
       op.length = op.opcode === OP_NOP ? 0 : made.length
@@ -235,8 +296,6 @@ export class Batch {
       op.path = made.path
       op.dest = made.dest
     }
-    if (op.file !== undefined) op.file.pending++
-    if (op.other !== undefined) op.other.pending++
     if (this.#limits !== undefined) operations.limits.add(op, this.#limits)
     return op
   }
@@ -282,6 +341,8 @@ export class Batch {
     const settle = this.#settle
     this.#settle = undefined
     settle?.()
+    if (this.#whole?.number === this.#wholeNumber) this.#operations.settle(this.#whole, undefined)
+    this.#whole = undefined
   }
 
   // ---- chains -------------------------------------------------------------------------------
@@ -292,18 +353,23 @@ export class Batch {
     this.#feeding = true
     let failed = false
     while (this.#next < this.#list.length) {
-      const { file, other, opcode } = this.#list[this.#next] as BatchOperation
+      const { opcode } = this.#list[this.#next] as BatchOperation
       // What has failed before it began ends a soft chain, and needs no bound.
       const ends: boolean = failed && (this.#link === FLAG_LINK || opcode === OP_LINK_TIMEOUT)
-      failed = ends || file?.closed === true || other?.closed === true
-      if (ends) this.#skip(systemError(ECANCELED, syscallOf(opcode)))
-      else if (failed) this.#skip(systemError(EBADF, syscallOf(opcode)))
+      const problem: Error | undefined = ends
+        ? systemError(ECANCELED, syscallOf(opcode))
+        : this.#problem(this.#next)
+      failed = problem !== undefined
+      if (problem !== undefined) this.#skip(problem)
       else members.push(this.#record(this.#next++))
     }
     this.#feeding = false
     for (const [index, op] of members.entries()) {
       op.first = members[0]
-      if (index < members.length - 1) op.flags |= this.#link
+      if (index === members.length - 1) continue
+      const decides = this.#link === FLAG_LINK ? decider(members, index) : undefined
+      if (decides === undefined) op.flags |= this.#link
+      else decides.rest = members.slice(index + 1)
     }
     const first = members[0]
     if (first === undefined) {
@@ -316,16 +382,61 @@ export class Batch {
 
   /** The next one ends without having begun. */
   #skip(error: Error): void {
+    const { file, other, opcode } = this.#list[this.#next] as BatchOperation
+    const counted = opcode !== OP_CLOSE && !(this.#results[this.#next] instanceof Error)
     this.#underWay++
     this.put(this.#next++, error)
+    if (!counted) return
+    file?.leave()
+    other?.leave()
   }
+}
+
+/**
+ * The kernel does not end a chain when one of these fails: they do not call `req_set_fail`
+ * (io_uring/sync.c, truncate.c, fs.c, statx.c). So what follows is staged when they have succeeded.
+ */
+function failsUnnoticed(op: Operation | undefined): boolean {
+  switch (op?.opcode) {
+    case OP_FALLOCATE:
+    case OP_FSYNC:
+    case OP_FTRUNCATE:
+    case OP_LINKAT:
+    case OP_MKDIRAT:
+    case OP_RENAMEAT:
+    case OP_STATX:
+    case OP_SYMLINKAT:
+    case OP_SYNC_FILE_RANGE:
+    case OP_UNLINKAT:
+      return true
+    default:
+      return false
+  }
+}
+
+/** Whose success what comes after `index` waits for, if it is not the kernel that sees to that. */
+function decider(members: readonly Operation[], index: number): Operation | undefined {
+  const [op, next] = [members[index] as Operation, members[index + 1]]
+  // Its bound goes to the kernel together with it.
+  if (failsUnnoticed(op)) return next?.opcode === OP_LINK_TIMEOUT ? undefined : op
+  const before = members[index - 1]
+  return op.opcode === OP_LINK_TIMEOUT && failsUnnoticed(before) ? before : undefined
 }
 
 /** Stages a chain whole, or says what it has to wait for; then it holds nothing. */
 export function startChain(operations: Operations, first: Operation): number {
   const members = first.chain as readonly Operation[]
   const batch = first.batch as Batch
-  if (members.some((op) => op.cancelled)) {
+  const cancelled = members.find((op) => op.cancelled)
+  if (cancelled !== undefined) {
+    // None has begun, and a limit is one for all of them: each says so.
+    const { late, watch } = cancelled
+    if (late || watch?.signal.aborted === true) {
+      for (const op of members) {
+        op.late = late
+        op.cancelled = true
+      }
+    }
     endChain(operations, members, batch)
     return OVER
   }
@@ -360,6 +471,7 @@ function stageChain(operations: Operations, members: readonly Operation[], batch
         : operations.stageCall(op)
     if (refusal === undefined) {
       op.staged = true
+      if ((op.flags & (FLAG_LINK | FLAG_HARDLINK)) === 0) return
       continue
     }
     // The engine cancels what of the chain it has; the rest will not begin.
@@ -371,6 +483,21 @@ function stageChain(operations: Operations, members: readonly Operation[], batch
     endChain(operations, rest, batch)
     return
   }
+}
+
+/** Goes on with a chain behind a member whose failure the kernel would not have noticed. */
+export function goOnWithChain(
+  operations: Operations,
+  members: readonly Operation[],
+  batch: Batch,
+  succeeded: boolean,
+): void {
+  if (succeeded && !members.some((op) => op.cancelled)) {
+    stageChain(operations, members, batch)
+    return
+  }
+  for (const op of members) if (op.kind === KIND_TRANSFER) operations.transfers.letGo(op)
+  endChain(operations, members, batch)
 }
 
 /** Ends those members that are still under way; none of them is staged. */

@@ -22,7 +22,7 @@ import {
   syscallOf,
   syscallOfCall,
 } from './backend.js'
-import { startChain } from './batch.js'
+import { type Batch, goOnWithChain, startChain } from './batch.js'
 import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { File } from './file.js'
@@ -202,6 +202,13 @@ export class Operations {
     return [op, new Promise<void>(keepResolve)]
   }
 
+  /** Counts something of many operations as under way, also between them, until it is settled. */
+  hold(file?: FileState): Operation {
+    const [op, promise] = this.share(OP_NOP, file, undefined)
+    promise.catch(() => {})
+    return op
+  }
+
   /** Counts work that is done elsewhere, or in several operations, as one under way until it settles. */
   async outside<T>(file: FileState | undefined, opcode: number, work: Promise<T>): Promise<T> {
     const op = this.slots.take()
@@ -327,9 +334,11 @@ export class Operations {
   #arriveCall(op: Operation, result: number): void {
     // ETIME is how a timeout says that its time has come; one that counts waits for something else.
     if (op.opcode === OP_TIMEOUT && result === -ETIME && op.length === 0) result = 0
+    const { rest, batch } = op
     if (result >= 0 && op.opcode === OP_OPENAT) this.settle(op, this.backend.takeOpened(op.slot))
     else if (result >= 0 && op.opcode === OP_STATX) this.settle(op, this.backend.takeStat(op.slot))
     else this.finish(op, result)
+    if (rest !== undefined) goOnWithChain(this, rest, batch as Batch, result >= 0)
   }
 
   /**
@@ -416,8 +425,8 @@ export class Operations {
     if (op.limited) this.limits.release(op)
     if (companion !== undefined) this.slots.give(companion)
     this.slots.give(op)
-    if (file !== undefined && --file.pending === 0) file.onIdle?.()
-    if (other !== undefined && --other.pending === 0) other.onIdle?.()
+    file?.leave()
+    other?.leave()
     if (this.slots.pending === 0) this.onIdle?.()
     if (batch === undefined) resolve?.(value)
     else batch.put(index, value)

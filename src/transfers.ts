@@ -61,7 +61,8 @@ export class Transfers {
 
   /**
    * Moves `length` bytes between the file at `position` and the view; resolves with how many. An
-   * `internal` one may also start while the queue closes. `flags` are modifiers beside the opcode.
+   * `internal` one may also start while the file or the queue closes. `flags` are modifiers beside the
+   * opcode.
    */
   transfer(
     opcode: number,
@@ -74,7 +75,7 @@ export class Transfers {
     internal = false,
     flags = 0,
   ): Promise<number> {
-    if (file.closed) return rejected(systemError(EBADF, syscallOf(opcode)))
+    if (file.closed && !internal) return rejected(systemError(EBADF, syscallOf(opcode)))
     const operations = this.#operations
     if (operations.ended !== undefined && !internal) return rejected(operations.ended())
     if (limits !== undefined) {
