@@ -43,9 +43,10 @@ test('docs/queue.md and docs/file.md have every public member', (t) => {
   const pages = { 'docs/queue.md': Queue, 'docs/file.md': File }
   for (const [page, of] of Object.entries(pages)) {
     const text = read(page)
-    for (const name of Object.getOwnPropertyNames(of.prototype)) {
-      if (name !== 'constructor')
-        t.regex(text, new RegExp(`(queue|file)\\.${name}\\b`), `${page}: ${name}`)
+    const members = Object.getOwnPropertyNames(of.prototype)
+    for (const name of [...members, ...Object.keys(Object.getOwnPropertyDescriptors(of))]) {
+      if (['constructor', 'length', 'name', 'prototype'].includes(name)) continue
+      t.regex(text, new RegExp(`(queue|file)\\.${name}\\b`, 'i'), `${page}: ${name}`)
     }
   }
 })

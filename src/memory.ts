@@ -160,6 +160,16 @@ function lookAtYoungMemory(): void {
   new ArrayBuffer(1)
 }
 
+/** Whether a view still has so many bytes: its memory may have gone elsewhere, or have shrunk. */
+export function hasBytes(view: ArrayBufferView, length: number): boolean {
+  try {
+    return view.byteLength >= length
+  } catch {
+    // A DataView says so by throwing.
+    return false
+  }
+}
+
 /** Whether the memory of an ArrayBuffer has gone elsewhere. */
 export function isDetached(buffer: ArrayBufferLike): boolean {
   try {
