@@ -2,7 +2,7 @@
 // an Error. Chains have a file of their own.
 
 import fs from 'node:fs'
-import test, { type ExecutionContext } from 'ava'
+import test, { type ExecutionContext } from './helpers/test.js'
 import { type BatchOperation, type File, op, Queue, type SubmitOptions } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern } from './helpers/random.js'

@@ -3,7 +3,7 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import test from 'ava'
+import test from './helpers/test.js'
 import { type BatchOperation, op, type Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern, random } from './helpers/random.js'

@@ -3,7 +3,7 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import test, { type ExecutionContext } from 'ava'
+import test, { type ExecutionContext } from './helpers/test.js'
 import fc from 'fast-check'
 import type { Queue, QueueOptions } from 'node-uring'
 import { childJson } from './helpers/child.js'

@@ -11,6 +11,7 @@ import {
   OP_FTRUNCATE,
   OP_LINK_TIMEOUT,
   OP_NOP,
+  OP_READ,
   OP_RENAMEAT,
   OP_UNLINKAT,
   OP_WRITE,
@@ -132,6 +133,7 @@ function checkChain(operations: Operations, list: readonly BatchOperation[]): vo
     const needs = `a queue with as many entries (this one has ${entries})`
     throw uringError('ERR_URING_UNSUPPORTED', { feature, needs })
   }
+  if (!operations.backend.inPlace) checkReuse(operations, list)
   const copied: number[] = []
   for (const { view, length, file } of list) {
     if (view === undefined || file === undefined) continue
@@ -140,6 +142,19 @@ function checkChain(operations: Operations, list: readonly BatchOperation[]): vo
     if (around !== 0 || operations.memory.chunkOf(view) === 0) copied.push(length + around)
   }
   operations.transfers.checkChain(copied)
+}
+
+/** Copies are made when a chain starts: a write of what the chain reads would write what was before. */
+function checkReuse(operations: Operations, list: readonly BatchOperation[]): void {
+  const read = new Set<ArrayBufferLike>()
+  for (const { opcode, view } of list) {
+    if (view === undefined || !operations.memory.owns(view)) continue
+    if (opcode === OP_WRITE && read.has(view.buffer)) {
+      const feature = 'A chain that writes what it has read'
+      throw uringError('ERR_URING_UNSUPPORTED', { feature, needs: 'io_uring, or two calls' })
+    }
+    if (opcode === OP_READ) read.add(view.buffer)
+  }
 }
 
 /** The operations of one call of `submit`, and what they came to. */
