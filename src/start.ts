@@ -2,7 +2,6 @@
  * Chooses what a queue runs on, once, when it is made: io_uring, or node:fs where that is missing or
  * forbidden. Nothing that happens to an operation later changes it.
  */
-import { constants } from 'node:os'
 import { type Backend, type Deliver, type RawFunctions, UringBackend } from './backend.js'
 import { uringError } from './errors.js'
 import { NodeBackend } from './fallback/backend.js'
@@ -11,7 +10,6 @@ import type { BackendChoice } from './options.js'
 import { asksByName, plain, setupRefused } from './setup.js'
 import { chosen, explainUnavailable, type Unavailable } from './unavailable.js'
 
-const { EOPNOTSUPP } = constants.errno
 /** Completions that are delivered at once, at most. */
 const BATCH_MAX = 4096
 /** What no queue can do without. Linux 5.6 has all of it. */
@@ -88,17 +86,8 @@ export function probeBackend(choice: BackendChoice, options: EngineOptions): Pro
   return { granted, name: backend.name, reason }
 }
 
-/** Why there is no ring, where that is known without asking the kernel. */
-function ruledOut(): Unavailable | undefined {
-  if (process.platform !== 'linux') return explainUnavailable(undefined)
-  // Bun exports libuv's functions, and aborts the process when one is called.
-  if (process.versions['bun'] !== undefined) return explainUnavailable(-EOPNOTSUPP)
-  return undefined
-}
-
 function probeUring(options: EngineOptions): EngineCapabilities | Refused {
-  const reason = ruledOut()
-  if (reason !== undefined) return { reason }
+  if (process.platform !== 'linux') return { reason: explainUnavailable(undefined) }
   let engine: typeof Engine
   try {
     engine = loadBinding().Engine
@@ -130,8 +119,7 @@ function startUring(
   deliver: Deliver,
   pairs: Int32Array<ArrayBuffer>,
 ): UringBackend | Refused {
-  const reason = ruledOut()
-  if (reason !== undefined) return { reason }
+  if (process.platform !== 'linux') return { reason: explainUnavailable(undefined) }
   let engine: Engine
   try {
     engine = new (loadBinding().Engine)()
