@@ -2,12 +2,12 @@
 // an Error. Chains have a file of their own.
 
 import fs from 'node:fs'
-import test, { type ExecutionContext } from 'ava'
 import { type BatchOperation, type File, op, Queue, type SubmitOptions } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, thrown, told } from './helpers/ring.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
 

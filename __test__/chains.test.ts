@@ -3,13 +3,13 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import test from 'ava'
 import { type BatchOperation, op, type Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, isPending, ring, thrown, told } from './helpers/ring.js'
 import { fifo, folder, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test from './helpers/test.js'
 
 const MIB = 1 << 20
 const SLOTS = 65_536
