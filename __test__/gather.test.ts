@@ -19,7 +19,10 @@ test('operations of several turns of the event loop are submitted together', asy
     }
     const { enters, submitted } = queue.stats()
     // A machine may stand still for the whole delay.
-    if (performance.now() - from > 900) return t.pass('too slow a machine to see it')
+    if (performance.now() - from > 900) {
+      t.log('too slow a machine to see it')
+      return
+    }
     if (queue === gathers) t.deepEqual({ enters, submitted }, { enters: 0, submitted: 0 })
     else t.true(enters >= 5)
     queue.flush()

@@ -7,6 +7,7 @@ import { closeSync, openSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { Queue } from 'node-uring'
 import { MANY_GROUPS } from './cells-many.js'
+import { THREAD_GROUPS } from './cells-threads.js'
 import {
   type Bench,
   BLOCK_BYTES,
@@ -49,6 +50,7 @@ export const GROUPS: readonly Group[] = [
   { name: 'heap', about: 'what two million operations leave on the heap', run: heapGroup },
   { name: 'timer', about: 'how timers fare beside nops', run: timerGroup },
   ...MANY_GROUPS,
+  ...THREAD_GROUPS,
 ]
 
 async function nopGroup(bench: Bench): Promise<void> {

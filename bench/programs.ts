@@ -57,17 +57,19 @@ export interface FioJob {
   file: string
   depth: number
   direct: boolean
+  /** Default: io_uring. */
+  engine?: 'io_uring' | 'psync'
 }
 
-/** fio's io_uring engine at the floor's settings, with everything off that takes time. */
-export function fioArguments({ file, depth, direct }: FioJob): string[] {
+/** fio's engine at the floor's settings, with everything off that takes time. */
+export function fioArguments({ file, depth, direct, engine = 'io_uring' }: FioJob): string[] {
   return [
-    ...['--name=bench', `--filename=${file}`, '--ioengine=io_uring', '--rw=randread', '--bs=4k'],
+    ...['--name=bench', `--filename=${file}`, `--ioengine=${engine}`, '--rw=randread', '--bs=4k'],
     ...[`--direct=${direct ? 1 : 0}`, '--invalidate=0', '--norandommap', '--randrepeat=0'],
     ...[`--iodepth=${depth}`, `--iodepth_batch_submit=${depth}`],
     ...[`--iodepth_batch_complete_min=${direct ? 1 : depth}`],
     `--iodepth_batch_complete_max=${depth}`,
-    ...['--registerfiles=1', ...(direct ? ['--fixedbufs=1'] : [])],
+    ...(engine === 'io_uring' ? ['--registerfiles=1', ...(direct ? ['--fixedbufs=1'] : [])] : []),
     ...['--gtod_reduce=1', '--disk_util=0', '--thread', '--output-format=json'],
   ]
 }
