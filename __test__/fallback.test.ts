@@ -6,7 +6,6 @@ import os from 'node:os'
 import path from 'node:path'
 import { setImmediate, setTimeout } from 'node:timers/promises'
 import fc from 'fast-check'
-import { op } from 'node-uring'
 import { packStatx } from '../src/fallback/statx.ts'
 import { Stats } from '../src/stats.ts'
 import { assertEnded, childJson, runChild } from './helpers/child.js'
@@ -120,22 +119,6 @@ test('operations of all kinds leave the heap as it was', async (t) => {
   const grown = await childJson<number>(program, { args, node: ['--expose-gc'], timeoutMs: 50_000 })
   // A request that stayed would be a hundred bytes and more: 6 MB.
   t.true(grown < 1 << 20, `${grown} bytes more`)
-})
-
-test('a chain that would write what it has read is refused, since it would write what was before', async (t) => {
-  const queue = ring(t, options)
-  const name = scratch(t, Buffer.from('content'))
-  const file = await queue.open(name, 'r+')
-  const [mine, plain] = [queue.alloc(7), Buffer.from('written')]
-  const chain = [op.read(file, mine, 0), op.write(file, mine, 7)]
-  const error = thrown(() => queue.submit(chain, { link: 'soft' }))
-  t.is(error.code, 'ERR_URING_UNSUPPORTED')
-  t.deepEqual(
-    await queue.submit([op.read(file, mine, 0), op.write(file, plain, 7)], { link: 'soft' }),
-    [7, 7],
-  )
-  t.is(fs.readFileSync(name, 'latin1'), 'contentwritten')
-  t.is(mine.toString('latin1'), 'content')
 })
 
 // ---- files --------------------------------------------------------------------------------------

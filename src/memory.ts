@@ -104,11 +104,6 @@ export class Memory {
     return disposable(buffer)
   }
 
-  /** Whether a view is over memory of this queue, in place or not. */
-  owns(view: ArrayBufferView): boolean {
-    return Stamp.of(view.buffer)?.owner === this
-  }
-
   /** The chunk under a view, or 0 when operations have to copy. */
   chunkOf(view: ArrayBufferView): number {
     const allocation = Stamp.of(view) ?? Stamp.of(view.buffer)

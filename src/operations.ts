@@ -11,6 +11,7 @@ import {
   OP_FSYNC,
   OP_NOP,
   OP_OPENAT,
+  OP_READ,
   OP_STATX,
   OP_TIMEOUT,
   OP_WRITE,
@@ -21,7 +22,8 @@ import {
   REFUSED_UNKNOWN_FILE,
   syscallOf,
 } from './backend.js'
-import { type Batch, goOnWithChain, startChain } from './batch.js'
+import type { Batch } from './batch.js'
+import { goOnWithChain, startChain } from './chain.js'
 import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
@@ -292,6 +294,17 @@ export class Operations {
   }
 
   #take(op: Operation, result: number): void {
+    if (op.rest === undefined) {
+      this.#takeOne(op, result)
+      return
+    }
+    const { rest, batch, opcode, lead, length } = op
+    this.#takeOne(op, result)
+    const whole = opcode === OP_READ ? result - lead >= length : result >= 0
+    goOnWithChain(this, rest, batch as Batch, whole)
+  }
+
+  #takeOne(op: Operation, result: number): void {
     op.staged = false
     // A worker that a cancel takes out of a call says so with EINTR.
     if (result === -EINTR && op.cancelled) result = -ECANCELED
@@ -312,12 +325,7 @@ export class Operations {
     if (op.opcode === OP_TIMEOUT && result === -ETIME && op.length === 0) result = 0
     if (result >= 0 && op.opcode === OP_OPENAT) this.settle(op, this.backend.takeOpened(op.slot))
     else if (result >= 0 && op.opcode === OP_STATX) this.settle(op, this.backend.takeStat(op.slot))
-    else if (op.rest === undefined) this.finish(op, result)
-    else {
-      const { rest, batch } = op
-      this.finish(op, result)
-      goOnWithChain(this, rest, batch as Batch, result >= 0)
-    }
+    else this.finish(op, result)
   }
 
   /**
