@@ -31,7 +31,7 @@ interface Told {
 
 const NAMES = [
   ...['platform', 'kernel', 'node', 'container', 'sysctl', 'seccomp', 'memlock', 'nofile'],
-  ...['package', 'binary', 'ring', 'features', 'operations', 'direct', 'nop', 'read'],
+  ...['package', 'binary', 'ring', 'features', 'operations', 'refused', 'direct', 'nop', 'read'],
 ]
 
 test('where io_uring works doctor finds nothing that forbids it, and ends with 0', async (t) => {

@@ -43,9 +43,10 @@ test('docs/queue.md and docs/file.md have every public member', (t) => {
   const pages = { 'docs/queue.md': Queue, 'docs/file.md': File }
   for (const [page, of] of Object.entries(pages)) {
     const text = read(page)
-    for (const name of Object.getOwnPropertyNames(of.prototype)) {
-      if (name !== 'constructor')
-        t.regex(text, new RegExp(`(queue|file)\\.${name}\\b`), `${page}: ${name}`)
+    const members = Object.getOwnPropertyNames(of.prototype)
+    for (const name of [...members, ...Object.keys(Object.getOwnPropertyDescriptors(of))]) {
+      if (['constructor', 'length', 'name', 'prototype'].includes(name)) continue
+      t.regex(text, new RegExp(`(queue|file)\\.${name}\\b`, 'i'), `${page}: ${name}`)
     }
   }
 })
@@ -58,6 +59,13 @@ test('docs/cli.md has every option of every command', async (t) => {
       new RegExp(`^## ${name}.*?\\n(.*?)(?=^## |$(?![\\s\\S]))`, 'ms').exec(text) ?? []
     for (const [option] of stdout.matchAll(/--[a-z]+/g))
       t.true(chapter.includes(option), `${name} ${option}`)
+  }
+})
+
+test('no page has a heading twice', (t) => {
+  for (const name of fs.readdirSync(path.join(root, 'docs'))) {
+    const headings = [...read(`docs/${name}`).matchAll(/^#+ .*$/gm)].map(([heading]) => heading)
+    t.deepEqual([...new Set(headings)], headings, name)
   }
 })
 

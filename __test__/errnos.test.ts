@@ -53,7 +53,11 @@ injectable(
   async (t) => {
     t.timeout(100_000)
     await each(AGAIN, async (errno) => {
-      const { ended, told } = await refuse(t, 'everything', `io_uring_enter:error=${errno}:when=1+`)
+      const { ended, told } = await refuse(
+        t,
+        'everything, for a second',
+        `io_uring_enter:error=${errno}:when=1+`,
+      )
       assertEnded(t, ended, {}, `with ${errno} it`)
       const [{ outcomes, kinds, close }] = told as unknown as [Told]
       // They are in the ring, and the kernel takes none of them back.

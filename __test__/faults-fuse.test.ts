@@ -319,8 +319,9 @@ loopTest(
       outcomes[i] = await other.writeAt(Buffer.from('x'), 0).catch(({ code }) => code)
     })
     const written = () => outcomes.filter((outcome) => outcome === 1).length
+    while (written() <= 896) await after(20)
     for (let before = -1; before < written(); await after(500)) before = written()
-    t.true(written() > 896 && written() < 1024, `${written()} of 1024 were written`)
+    t.true(written() < 1024, 'none was held up')
     for (const other of others) t.true((await other.bytesAt(0, 1)).length <= 1)
     const late = others.findIndex((_, i) => outcomes[i] === undefined)
     await others[late]?.close({ timeoutMs: 0 })
@@ -346,6 +347,7 @@ fuseTest('a file whose close was busy is closed when the file system lets go', a
   await t.throwsAsync(kept.bytesAt(0, 1), { code: 'EBADF' })
   server.release()
   await read
-  while (queue.stats().files > 0) await after(5)
+  // It is out of the table when its close begins, and over when that has come back.
+  while (queue.stats().files > 0 || queue.stats().pending > 0) await after(5)
   assertIdle(t, queue)
 })

@@ -167,6 +167,12 @@ export interface Backend extends RawFunctions {
  */
 export type Deliver = (count: number, slot: number, result: number) => void
 
+/**
+ * Bun and Deno finalize an ArrayBuffer over foreign memory as soon as it is detached, and when else is
+ * untried: there they get none, and everything is copied.
+ */
+const IS_NODE = process.versions['bun'] === undefined && process.versions['deno'] === undefined
+
 /** The engine in the compiled module. */
 export class UringBackend implements Backend {
   readonly name = 'io_uring'
@@ -197,7 +203,7 @@ export class UringBackend implements Backend {
     this.disown = raw.disown
     this.copyOut = raw.copyOut
     this.copyRuns = raw.copyRuns
-    this.expose = raw.expose
+    this.expose = IS_NODE ? raw.expose : () => undefined
   }
 
   takeOpened(slot: number): Opened | null {

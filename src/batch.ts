@@ -7,14 +7,26 @@ import {
   FLAG_DRAIN,
   FLAG_HARDLINK,
   FLAG_LINK,
+  OP_FSYNC,
+  OP_FTRUNCATE,
   OP_LINK_TIMEOUT,
   OP_NOP,
+  OP_RENAMEAT,
+  OP_UNLINKAT,
   OP_WRITE,
   syscallOf,
 } from './backend.js'
 import { ERRNO } from './errno.js'
-import { invalidArgType, invalidArgValue, rejected, systemError, uringError } from './errors.js'
+import {
+  abortError,
+  invalidArgType,
+  invalidArgValue,
+  rejected,
+  systemError,
+  uringError,
+} from './errors.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
+import { hasBytes } from './memory.js'
 import { BatchOperation } from './op.js'
 import type { Operations } from './operations.js'
 import {
@@ -45,7 +57,10 @@ export interface SubmitOptions extends LimitOptions {
   link?: 'none' | 'soft' | 'hard'
   /**
    * The first starts when all that the queue has staged before is complete, and what is staged later
-   * starts when the first is (of a chain: when all of it is). Default false.
+   * starts when the first is (of a chain: when all of it is, or the first fsync, truncate, rename or
+   * unlink in a soft one). Not staged yet is what waits for room, and what is still to come of a plain
+   * buffer over 1 MiB, of `readMany` or of another batch: await those that must come first. Default
+   * false.
    */
   drain?: boolean
   /** Reject with the first failed one's error when all are over. Default false. */
@@ -77,13 +92,16 @@ export function submit(
   checkBoolean(drain, 'options.drain')
   checkBoolean(throwOnError, 'options.throwOnError')
   const limits = checkLimits(options)
+  // Read once, by index: what is checked is what is begun, whatever the array has for accessors.
+  const ours: BatchOperation[] = []
   for (let index = 0; index < list.length; index++) {
-    checkOperation(operations, list, index, linkFlag !== 0)
+    ours.push(list[index] as BatchOperation)
+    checkOperation(operations, ours, index, linkFlag !== 0)
   }
-  if (linkFlag !== 0) checkChain(operations, list)
+  if (linkFlag !== 0) checkChain(operations, ours)
   if (operations.ended !== undefined) return rejected(operations.ended())
-  if (list.length === 0) return Promise.resolve([])
-  const batch = new Batch(operations, [...list], linkFlag, drain, limits)
+  if (ours.length === 0) return Promise.resolve([])
+  const batch = new Batch(operations, ours, linkFlag, drain, limits)
   return batch.start(throwOnError)
 }
 
@@ -95,7 +113,7 @@ function checkOperation(
 ): void {
   const made = list[index]
   const name = `operations[${index}]`
-  if (!(made instanceof BatchOperation)) throw invalidArgType(name, 'made by op', made)
+  if (!BatchOperation.isMade(made)) throw invalidArgType(name, 'made by op', made)
   if (made.file !== undefined && made.file.operations !== operations) {
     throw invalidArgValue(name, made, 'is on a file of another queue')
   }
@@ -129,9 +147,14 @@ export class Batch {
   readonly #operations: Operations
   readonly #list: readonly BatchOperation[]
   readonly #link: number
-  readonly #drain: boolean
+  /** Whether the next one that is begun drains: the first that can be. */
+  #drain: boolean
   readonly #limits: Limits | undefined
+  /** What each came to. What could not be begun has its error from the start. */
   readonly #results: BatchResult[]
+  /** Keeps the queue from closing between the operations of a long batch. */
+  #whole: Operation | undefined
+  readonly #wholeNumber: number
   #settle: (() => void) | undefined
   #next = 0
   #underWay = 0
@@ -151,6 +174,14 @@ export class Batch {
     this.#drain = drain
     this.#limits = limits
     this.#results = new Array<BatchResult>(list.length).fill(0)
+    for (const [index, { file, opcode }] of list.entries()) {
+      if (file === undefined) continue
+      if (file.closed) this.#results[index] = systemError(EBADF, syscallOf(opcode))
+      // A file that is closed later waits for all of them, begun or not.
+      else file.pending++
+    }
+    this.#whole = list.length > WINDOW && link === 0 ? operations.hold() : undefined
+    this.#wholeNumber = this.#whole?.number ?? 0
   }
 
   start(throwOnError: boolean): Promise<BatchResult[]> {
@@ -182,17 +213,34 @@ export class Batch {
     if (this.#feeding) return
     this.#feeding = true
     while (this.#next < this.#list.length && this.#underWay < WINDOW) {
-      const over = this.#operations.ended?.() ?? overBefore(this.#limits, OP_NOP)
+      const over = this.#cancelled() ?? overBefore(this.#limits, OP_NOP)
       if (over !== undefined) {
         this.#endRest(over)
         break
       }
-      const { file, opcode } = this.#list[this.#next] as BatchOperation
-      if (file?.closed) this.#skip(systemError(EBADF, syscallOf(opcode)))
+      const problem = this.#problem(this.#next)
+      if (problem !== undefined) this.#skip(problem)
       else this.#operations.begin(this.#record(this.#next++))
     }
     this.#feeding = false
     this.#endIfOver()
+  }
+
+  /** Why no more are to be begun: the queue has failed, or cancels what it has. */
+  #cancelled(): Error | undefined {
+    if (this.#whole === undefined || this.#whole.number === this.#wholeNumber) return undefined
+    return this.#operations.ended?.() ?? abortError()
+  }
+
+  /** Why one of them cannot be begun. */
+  #problem(index: number): Error | undefined {
+    const before = this.#results[index] as BatchResult
+    if (before instanceof Error) return before
+    const { file, opcode, view, length } = this.#list[index] as BatchOperation
+    if (file?.cancelled) return abortError(undefined, opcode === OP_WRITE ? 0 : undefined)
+    if (view === undefined || hasBytes(view, length)) return undefined
+    const bytesWritten = opcode === OP_WRITE ? 0 : undefined
+    return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode), bytesWritten })
   }
 
   /** A record for one of the list. */
@@ -203,7 +251,8 @@ export class Batch {
     this.#underWay++
     op.batch = this
     op.index = index
-    if (index === 0 && this.#drain) op.flags = FLAG_DRAIN
+    if (this.#drain) op.flags = FLAG_DRAIN
+    this.#drain = false
     // Nothing to move is a nop, so that a chain keeps its shape.
     if (made.view === undefined || made.length > 0) op.opcode = made.opcode
     else op.opcode = OP_NOP
@@ -212,7 +261,7 @@ export class Batch {
       operations.transfers.aim(op, made.file, made.view, made.length, made.position)
     } else {
       op.kind = KIND_CALL
-      op.file = op.opcode === OP_NOP ? undefined : made.file
+      op.file = made.file
       op.offset = made.offset
       op.length = op.opcode === OP_NOP ? 0 : made.length
       op.position = made.position
@@ -220,7 +269,6 @@ export class Batch {
       op.path = made.path
       op.dest = made.dest
     }
-    if (op.file !== undefined) op.file.pending++
     if (this.#limits !== undefined) operations.limits.add(op, this.#limits)
     return op
   }
@@ -244,6 +292,8 @@ export class Batch {
     const settle = this.#settle
     this.#settle = undefined
     settle?.()
+    if (this.#whole?.number === this.#wholeNumber) this.#operations.settle(this.#whole, undefined)
+    this.#whole = undefined
   }
 
   // ---- chains -------------------------------------------------------------------------------
@@ -254,18 +304,23 @@ export class Batch {
     this.#feeding = true
     let failed = false
     while (this.#next < this.#list.length) {
-      const { file, opcode } = this.#list[this.#next] as BatchOperation
+      const { opcode } = this.#list[this.#next] as BatchOperation
       // What has failed before it began ends a soft chain, and needs no bound.
       const ends: boolean = failed && (this.#link === FLAG_LINK || opcode === OP_LINK_TIMEOUT)
-      failed = ends || file?.closed === true
-      if (ends) this.#skip(systemError(ECANCELED, syscallOf(opcode)))
-      else if (failed) this.#skip(systemError(EBADF, syscallOf(opcode)))
+      const problem: Error | undefined = ends
+        ? systemError(ECANCELED, syscallOf(opcode))
+        : this.#problem(this.#next)
+      failed = problem !== undefined
+      if (problem !== undefined) this.#skip(problem)
       else members.push(this.#record(this.#next++))
     }
     this.#feeding = false
     for (const [index, op] of members.entries()) {
       op.first = members[0]
-      if (index < members.length - 1) op.flags |= this.#link
+      if (index === members.length - 1) continue
+      const decides = this.#link === FLAG_LINK ? decider(members, index) : undefined
+      if (decides === undefined) op.flags |= this.#link
+      else decides.rest = members.slice(index + 1)
     }
     const first = members[0]
     if (first === undefined) {
@@ -278,16 +333,53 @@ export class Batch {
 
   /** The next one ends without having begun. */
   #skip(error: Error): void {
+    const { file } = this.#list[this.#next] as BatchOperation
+    const counted = file !== undefined && !(this.#results[this.#next] instanceof Error)
     this.#underWay++
     this.put(this.#next++, error)
+    if (counted) file.leave()
   }
+}
+
+/**
+ * The kernel does not end a chain when one of these fails: they do not call `req_set_fail`
+ * (io_uring/sync.c, truncate.c, fs.c). So what follows is staged when they have succeeded.
+ */
+function failsUnnoticed(op: Operation | undefined): boolean {
+  switch (op?.opcode) {
+    case OP_FSYNC:
+    case OP_FTRUNCATE:
+    case OP_RENAMEAT:
+    case OP_UNLINKAT:
+      return true
+    default:
+      return false
+  }
+}
+
+/** Whose success what comes after `index` waits for, if it is not the kernel that sees to that. */
+function decider(members: readonly Operation[], index: number): Operation | undefined {
+  const [op, next] = [members[index] as Operation, members[index + 1]]
+  // Its bound goes to the kernel together with it.
+  if (failsUnnoticed(op)) return next?.opcode === OP_LINK_TIMEOUT ? undefined : op
+  const before = members[index - 1]
+  return op.opcode === OP_LINK_TIMEOUT && failsUnnoticed(before) ? before : undefined
 }
 
 /** Stages a chain whole, or says what it has to wait for; then it holds nothing. */
 export function startChain(operations: Operations, first: Operation): number {
   const members = first.chain as readonly Operation[]
   const batch = first.batch as Batch
-  if (members.some((op) => op.cancelled)) {
+  const cancelled = members.find((op) => op.cancelled)
+  if (cancelled !== undefined) {
+    // None has begun, and a limit is one for all of them: each says so.
+    const { late, watch } = cancelled
+    if (late || watch?.signal.aborted === true) {
+      for (const op of members) {
+        op.late = late
+        op.cancelled = true
+      }
+    }
     endChain(operations, members, batch)
     return OVER
   }
@@ -322,6 +414,7 @@ function stageChain(operations: Operations, members: readonly Operation[], batch
         : operations.stageCall(op)
     if (refusal === undefined) {
       op.staged = true
+      if ((op.flags & (FLAG_LINK | FLAG_HARDLINK)) === 0) return
       continue
     }
     // The engine cancels what of the chain it has; the rest will not begin.
@@ -333,6 +426,21 @@ function stageChain(operations: Operations, members: readonly Operation[], batch
     endChain(operations, rest, batch)
     return
   }
+}
+
+/** Goes on with a chain behind a member whose failure the kernel would not have noticed. */
+export function goOnWithChain(
+  operations: Operations,
+  members: readonly Operation[],
+  batch: Batch,
+  succeeded: boolean,
+): void {
+  if (succeeded && !members.some((op) => op.cancelled)) {
+    stageChain(operations, members, batch)
+    return
+  }
+  for (const op of members) if (op.kind === KIND_TRANSFER) operations.transfers.letGo(op)
+  endChain(operations, members, batch)
 }
 
 /** Ends those members that are still under way; none of them is staged. */

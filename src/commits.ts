@@ -40,6 +40,11 @@ class Group {
     this.#shares.push({ op, number: op.number })
   }
 
+  /** Whether any caller still waits: none does when all have reached their limits. */
+  get isWanted(): boolean {
+    return this.#shares.some(({ op, number }) => op.number === number)
+  }
+
   /** Stages the fdatasync; `over` is called when it is. */
   begin(over: () => void): void {
     const operations = this.#operations
@@ -105,7 +110,7 @@ export class Commits {
 
   #begin(group: Group): void {
     group.begin(() => {
-      this.#running = this.#next
+      this.#running = this.#next?.isWanted ? this.#next : undefined
       this.#next = undefined
       if (this.#running !== undefined) this.#begin(this.#running)
     })

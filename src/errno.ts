@@ -58,6 +58,8 @@ const NAMES = [
   'EINTR',
   'EINVAL',
   'EIO',
+  'EISDIR',
+  'ELOOP',
   'EMFILE',
   'ENAMETOOLONG',
   'ENOENT',

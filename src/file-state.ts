@@ -43,6 +43,8 @@ export class FileState {
   pending = 0
   /** Nothing new may start. */
   closed = false
+  /** Whether the close has cancelled what was under way, and nothing more of it may begin. */
+  cancelled = false
   /** Called when the last operation under way has settled. */
   onIdle: (() => void) | undefined = undefined
   /** Called when the descriptor is closed. */
@@ -113,7 +115,10 @@ export class FileState {
 
   async #close(timeoutMs: number | undefined): Promise<void> {
     this.closed = true
-    await settled(this, timeoutMs, () => this.operations.cancel((op) => op.file === this))
+    await settled(this, timeoutMs, () => {
+      this.cancelled = true
+      this.operations.cancel((op) => op.file === this)
+    })
     if (this.pending === 0) return this.#end()
     // The descriptor goes when the kernel has given all of them back, or with the queue.
     settled(this, undefined, () => {})
@@ -126,6 +131,11 @@ export class FileState {
     const result = await this.operations.call(OP_CLOSE, this, 0, 0, 0, { internal: true })
     this.onClosed?.()
     if (typeof result === 'number' && result < 0) throw systemError(result, 'close')
+  }
+
+  /** An operation is over. */
+  leave(): void {
+    if (--this.pending === 0) this.onIdle?.()
   }
 
   /** Cancels reads, which may never end by themselves; writes are left alone. */

@@ -225,6 +225,9 @@ export class File {
     options: ManyOptions | undefined,
   ): Promise<Int32Array> {
     checkView(view, opcode === OP_READ ? 'target' : 'source')
+    if (isDetached(view.buffer)) {
+      throw uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode) })
+    }
     const limits = checkLimits(options)
     const onProgress = options?.onProgress
     if (onProgress !== undefined) checkFunction(onProgress, 'options.onProgress')

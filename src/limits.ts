@@ -70,7 +70,9 @@ function timeoutError(syscall: string, timeoutMs: number, bytesWritten?: number)
 
 /** One signal, and the operations of one queue that it watches over. */
 export class Watch {
+  /** From the oldest on, as the engine likes to be asked for cancels. */
   head: Operation | undefined = undefined
+  #tail: Operation | undefined = undefined
   readonly signal: AbortSignal
   readonly #limits: WatchOver
 
@@ -86,16 +88,18 @@ export class Watch {
 
   add(op: Operation): void {
     op.watch = this
-    op.watchNext = this.head
-    if (this.head !== undefined) this.head.watchPrevious = op
-    this.head = op
+    op.watchPrevious = this.#tail
+    if (this.#tail === undefined) this.head = op
+    else this.#tail.watchNext = op
+    this.#tail = op
   }
 
   remove(op: Operation): void {
     const { watchNext, watchPrevious } = op
     if (watchPrevious === undefined) this.head = watchNext
     else watchPrevious.watchNext = watchNext
-    if (watchNext !== undefined) watchNext.watchPrevious = watchPrevious
+    if (watchNext === undefined) this.#tail = watchPrevious
+    else watchNext.watchPrevious = watchPrevious
     op.watch = undefined
     op.watchNext = undefined
     op.watchPrevious = undefined
@@ -112,9 +116,10 @@ export class LimitKeeper implements WatchOver {
   readonly #operations: Operations
   readonly #watches = new Map<AbortSignal, Watch>()
   readonly #deadlines = new Deadlines()
-  /** Timeouts that the kernel has, by slot: when each ends. Their slots are past all others. */
-  readonly #armed = new Map<number, number>()
+  /** The timeout that is to wake us: its slot, past all operations', and when it ends. */
+  #armed: { slot: number; at: number } | undefined
   readonly #spareSlots: number[] = []
+  #slotsMade = 0
 
   constructor(operations: Operations) {
     this.#operations = operations
@@ -163,12 +168,14 @@ export class LimitKeeper implements WatchOver {
 
   /** Called by a watch whose signal has aborted. */
   abort(watch: Watch): void {
-    for (let op = watch.head; op !== undefined; ) {
-      // One that settles now leaves the list, and with it those of its chain or batch.
-      const current: Operation = op
-      op = op.watchNext
-      if (current.watch === watch) this.#operations.cancelOne(current)
-      if (op !== undefined && op.watch !== watch) op = firstNotCancelled(watch)
+    // One that settles now leaves the list, and with it those of its chain; one that the kernel has
+    // stays, and the list goes on behind it.
+    let last: Operation | undefined
+    for (;;) {
+      const op: Operation | undefined = last === undefined ? watch.head : last.watchNext
+      if (op === undefined) break
+      this.#operations.cancelOne(op)
+      if (op.watch === watch) last = op
     }
     this.#operations.admit()
   }
@@ -177,23 +184,25 @@ export class LimitKeeper implements WatchOver {
   #arm(): void {
     const first = this.#deadlines.first
     if (first === undefined || this.#operations.ended !== undefined) return
-    for (const [slot, at] of this.#armed) {
-      if (at <= first.deadline) return
-      this.#operations.backend.cancel(slot)
-    }
-    const slot = this.#spareSlots.pop() ?? SLOTS_MAX + this.#armed.size
-    const nanoseconds = monotonic(first.deadline)
     const { backend } = this.#operations
+    if (this.#armed !== undefined) {
+      if (this.#armed.at <= first.deadline) return
+      // Its slot is spare when this has arrived.
+      backend.cancel(this.#armed.slot)
+    }
+    const slot = this.#spareSlots.pop() ?? SLOTS_MAX + this.#slotsMade++
+    const nanoseconds = monotonic(first.deadline)
     const opcode = OP_TIMEOUT | FLAG_QUIET
     const refusal = backend.stage(opcode, slot, 0, 0, TIMEOUT_ABSOLUTE, 0, nanoseconds)
     // It refuses only when it takes nothing any more, and then there is nothing to end.
-    if (refusal === undefined) this.#armed.set(slot, first.deadline)
+    this.#armed = refusal === undefined ? { slot, at: first.deadline } : undefined
   }
 
   /** A timeout's completion: its time has come, or an earlier one has taken its place. */
   arrive(slot: number): void {
-    if (!this.#armed.delete(slot)) return
     this.#spareSlots.push(slot)
+    if (this.#armed?.slot !== slot) return
+    this.#armed = undefined
     const now = performance.now()
     let some = false
     for (let op = this.#deadlines.first; op !== undefined; op = this.#deadlines.first) {
@@ -206,13 +215,6 @@ export class LimitKeeper implements WatchOver {
     if (some) this.#operations.admit()
     this.#arm()
   }
-}
-
-/** The first that the signal still has to reach: cancelled ones wait there for their completion. */
-function firstNotCancelled(watch: Watch): Operation | undefined {
-  let op = watch.head
-  while (op?.cancelled) op = op.watchNext
-  return op
 }
 
 /** performance.now() is CLOCK_MONOTONIC, counted from the start of the thread. */

@@ -88,6 +88,8 @@ export function arriveMany(operations: Operations, op: Operation, result: number
     }
   }
   const gone = op.bounced && op.opcode === OP_READ && !copyMany(operations, op, part)
+  // What was written from is still to be given back.
+  operations.transfers.letGo(op)
   if (gone) operations.fail(op, operations.transfers.bufferGone(op))
   else if (result < 0) operations.finish(op, result)
   else operations.settle(op, part.result)

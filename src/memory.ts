@@ -79,8 +79,8 @@ export class Memory {
         limitBytes: this.#limitBytes,
       })
     }
-    // A runtime without external ArrayBuffers: plain memory, which every operation bounces.
-    return this.wrap(chunk, length) ?? disposable(Buffer.alloc(length))
+    // A runtime without external ArrayBuffers: memory of V8's own, which every operation copies.
+    return this.wrap(chunk, length) ?? this.#stamped(new ArrayBuffer(length), 0)
   }
 
   /** A Buffer over `length` bytes of a chunk, which it owns; undefined where that cannot be. */
@@ -130,13 +130,23 @@ export class Memory {
     if (arrayBuffer.byteLength === 0 && isDetached(arrayBuffer)) throw uringError('ERR_URING_FREED')
     const allocation = Stamp.of(arrayBuffer)
     if (allocation?.owner !== this) throw uringError('ERR_URING_NOT_ALLOCATED')
-    if (allocation.number === 0) return
+    if (allocation.number === 0) {
+      this.#freeOwn(arrayBuffer)
+      return
+    }
     const copies = !this.#backend.inPlace
     if (copies && this.#isUsed(arrayBuffer)) throw uringError('ERR_URING_IN_FLIGHT')
     const refusal = this.#backend.disown(allocation.number, arrayBuffer)
     if (refusal === REFUSED_SLOT_BUSY) throw uringError('ERR_URING_IN_FLIGHT')
     if (refusal === REFUSED_UNKNOWN_CHUNK) throw uringError('ERR_URING_FREED')
     if (refusal === REFUSED_CLOSED) throw uringError('ERR_URING_CLOSED')
+  }
+
+  /** Detaches memory of V8's own. */
+  #freeOwn(buffer: ArrayBufferLike): void {
+    if (!(buffer instanceof ArrayBuffer) || buffer.byteLength === 0) return
+    if (this.#isUsed(buffer)) throw uringError('ERR_URING_IN_FLIGHT')
+    structuredClone(buffer, { transfer: [buffer] })
   }
 }
 
@@ -148,6 +158,16 @@ export class Memory {
  */
 function lookAtYoungMemory(): void {
   new ArrayBuffer(1)
+}
+
+/** Whether a view still has so many bytes: its memory may have gone elsewhere, or have shrunk. */
+export function hasBytes(view: ArrayBufferView, length: number): boolean {
+  try {
+    return view.byteLength >= length
+  } catch {
+    // A DataView says so by throwing.
+    return false
+  }
 }
 
 /** Whether the memory of an ArrayBuffer has gone elsewhere. */

@@ -35,6 +35,13 @@ interface Parts {
 
 /** An operation for {@link Queue.submit}, made by {@link op}. */
 export class BatchOperation {
+  // Not `instanceof`: a Proxy of one, or an object with its prototype, would pass and be asked again.
+  readonly #made = true
+  /** @internal */
+  static isMade(value: unknown): value is BatchOperation {
+    return typeof value === 'object' && value !== null && #made in value
+  }
+
   /** @internal */
   readonly opcode: number
   /** @internal */

@@ -21,7 +21,7 @@ import {
   REFUSED_UNKNOWN_FILE,
   syscallOf,
 } from './backend.js'
-import { startChain } from './batch.js'
+import { type Batch, goOnWithChain, startChain } from './batch.js'
 import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
@@ -182,6 +182,13 @@ export class Operations {
     return [op, new Promise<void>(keepResolve)]
   }
 
+  /** Counts something of many operations as under way, also between them, until it is settled. */
+  hold(file?: FileState): Operation {
+    const [op, promise] = this.share(OP_NOP, file, undefined)
+    promise.catch(() => {})
+    return op
+  }
+
   /** Counts work on a file that is done elsewhere as under way until it settles. */
   async outside<T>(file: FileState, work: Promise<T>): Promise<T> {
     const op = this.slots.take()
@@ -305,7 +312,12 @@ export class Operations {
     if (op.opcode === OP_TIMEOUT && result === -ETIME && op.length === 0) result = 0
     if (result >= 0 && op.opcode === OP_OPENAT) this.settle(op, this.backend.takeOpened(op.slot))
     else if (result >= 0 && op.opcode === OP_STATX) this.settle(op, this.backend.takeStat(op.slot))
-    else this.finish(op, result)
+    else if (op.rest === undefined) this.finish(op, result)
+    else {
+      const { rest, batch } = op
+      this.finish(op, result)
+      goOnWithChain(this, rest, batch as Batch, result >= 0)
+    }
   }
 
   /**
@@ -396,7 +408,7 @@ export class Operations {
     if (op.limited) this.limits.release(op)
     if (companion !== undefined) this.slots.give(companion)
     this.slots.give(op)
-    if (file !== undefined && --file.pending === 0) file.onIdle?.()
+    file?.leave()
     if (this.slots.pending === 0) this.onIdle?.()
     if (batch === undefined) resolve?.(value)
     else batch.put(index, value)

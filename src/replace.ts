@@ -5,6 +5,7 @@
 import fs from 'node:fs'
 import { promisify } from 'node:util'
 import {
+  OP_CLOSE,
   OP_FSYNC,
   OP_OPENAT,
   OP_RENAMEAT,
@@ -14,15 +15,16 @@ import {
   syscallOf,
 } from './backend.js'
 import { ERRNO } from './errno.js'
-import { rejected, systemError } from './errors.js'
+import { rejected, systemError, uringError } from './errors.js'
 import { FileState } from './file-state.js'
 import { type ParsedPath, parseFlags } from './flags.js'
 import { type LimitOptions, type Limits, overBefore } from './limits.js'
+import { hasBytes } from './memory.js'
 import type { Opened } from './native.js'
 import type { Operations } from './operations.js'
 import { STATX_STATS, Stats } from './stats.js'
 
-const { EINVAL, EMFILE, ENOENT, EPERM } = ERRNO
+const { EINVAL, EISDIR, ELOOP, EMFILE, ENOENT, EPERM } = ERRNO
 
 /** Options of {@link Queue.replaceFile}. */
 export interface ReplaceOptions extends LimitOptions {
@@ -32,9 +34,18 @@ export interface ReplaceOptions extends LimitOptions {
 
 const fchmod = promisify(fs.fchmod)
 const fchown = promisify(fs.fchown)
+const { readlink, unlink } = fs.promises
+/** Links that lead to links, at most. path_resolution(7). */
+const LINKS_MAX = 40
 /** The permissions in a mode. inode(7). */
 const PERMISSIONS = 0o7777
 const SLASH = 0x2f
+
+/** What is to be written: the memory, and how long it was at the call. */
+interface Data {
+  readonly bytes: Uint8Array
+  readonly length: number
+}
 
 /** The steps of a replacement, each an operation that may also start while the queue closes. */
 class Steps {
@@ -78,10 +89,23 @@ class Steps {
     }
   }
 
-  write(file: FileState, data: ArrayBufferView): Promise<number> {
+  /** Writes all that there was at the call; what has gone elsewhere since must not pass for nothing. */
+  async write(file: FileState, { bytes, length }: Data): Promise<void> {
+    if (!hasBytes(bytes, length)) {
+      throw uringError('ERR_URING_BUFFER_DETACHED', { syscall: 'write', bytesWritten: 0 })
+    }
+    if (length === 0) return
     const { transfers } = this.#operations
-    const { byteLength } = data
-    return transfers.transfer(OP_WRITE, file, data, byteLength, 0, false, this.#limits, true)
+    await transfers.transfer(OP_WRITE, file, bytes, length, 0, false, this.#limits, true)
+  }
+
+  /** Takes a name away, also when the queue has ended and cannot. */
+  async remove(path: Uint8Array): Promise<void> {
+    try {
+      await this.call(OP_UNLINKAT, undefined, [0, 0], path)
+    } catch {
+      await unlink(Buffer.from(path)).catch(() => {})
+    }
   }
 }
 
@@ -96,11 +120,15 @@ export async function replaceFile(
   if (operations.ended !== undefined) return rejected(operations.ended())
   const over = overBefore(limits, OP_WRITE, 0)
   if (over !== undefined) return rejected(over)
-  // The queue does not close between the steps.
-  const [whole] = operations.share(OP_WRITE, undefined, undefined)
+  // The queue does not close between the steps, nor before what they left is gone: as a close, this
+  // is nothing that a close cancels. The step that is under way is cancelled.
+  const whole = operations.hold()
+  whole.opcode = OP_CLOSE
   const { number } = whole
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   try {
-    await replace(operations, new Steps(operations, limits), path, data, mode)
+    const what = { bytes, length: bytes.length }
+    await replace(operations, new Steps(operations, limits), path, what, mode)
   } catch (error) {
     throw withPath(error, path.text)
   } finally {
@@ -112,20 +140,23 @@ async function replace(
   operations: Operations,
   steps: Steps,
   path: ParsedPath,
-  data: ArrayBufferView,
+  data: Data,
   mode: number | undefined,
 ): Promise<void> {
   const target = await followed(path.bytes)
   const folder = folderOf(target)
   const before = await steps.stat(target)
+  if (before?.isDirectory()) throw systemError(EISDIR, 'open')
+  // A device or a FIFO has no content to replace; by rename(2) it would be gone.
+  if (before !== undefined && !before.isFile()) throw systemError(EINVAL, 'open')
   const temporary = Buffer.concat([folder, Buffer.from(`/.${crypto.randomUUID()}.tmp`)])
   const permissions = mode ?? (before === undefined ? 0o666 : before.mode & PERMISSIONS)
-  const file = await steps.open(temporary, parseFlags('wx'), permissions)
   try {
+    const file = await steps.open(temporary, parseFlags('wx'), permissions)
     try {
       if (before !== undefined || mode !== undefined)
         await takeAfter(file.fd, before, permissions, mode)
-      if (data.byteLength > 0) await steps.write(file, data)
+      await steps.write(file, data)
       await steps.call(OP_FSYNC, file, [0, 0])
     } finally {
       await file.close()
@@ -134,9 +165,7 @@ async function replace(
     await steps.call(OP_RENAMEAT, undefined, [0, temporary.length], both)
   } catch (error) {
     // Whatever went wrong, nothing is left behind; limits do not apply to that.
-    await new Steps(operations, undefined)
-      .call(OP_UNLINKAT, undefined, [0, 0], temporary)
-      .catch(() => {})
+    await new Steps(operations, undefined).remove(temporary)
     throw error
   }
   await syncFolder(steps, folder)
@@ -154,16 +183,17 @@ async function syncFolder(steps: Steps, path: Uint8Array): Promise<void> {
   }
 }
 
-/** Where the links of a path lead; a path that leads nowhere is itself. */
-function followed(path: Uint8Array): Promise<Buffer> {
-  const given = Buffer.from(path)
-  return new Promise((resolve, reject) => {
-    fs.realpath.native(given, 'buffer', (error, resolved) => {
-      if (error === null) resolve(resolved)
-      else if (error.code === 'ENOENT') resolve(given)
-      else reject(error)
-    })
-  })
+/** Where the links of a path lead: to what is there, or, as open(2) has it, to what is to be made. */
+async function followed(path: Uint8Array): Promise<Buffer> {
+  let target = Buffer.from(path)
+  for (let links = 0; links < LINKS_MAX; links++) {
+    // No link, or nothing there: the end. Whatever else is wrong, the next step is told of, too.
+    const to = await readlink(target, 'buffer').catch(() => undefined)
+    if (to === undefined) return target
+    const absolute = to[0] === SLASH
+    target = absolute ? to : Buffer.concat([folderOf(target), Buffer.of(SLASH), to])
+  }
+  throw systemError(ELOOP, 'open')
 }
 
 /** Permissions without the umask, and the owner as before, where that is allowed. */

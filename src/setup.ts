@@ -143,7 +143,9 @@ export function engineSetup(given: Given): EngineSetup {
     flushDelayUs,
     iopoll,
     // For tests alone: as in a runtime that does not export libuv's functions.
-    hideLibuv: process.env['NODE_URING_TEST_HIDE_LIBUV'] === '1',
+    // Bun exports libuv's functions, and aborts the process when one is called.
+    hideLibuv:
+      process.versions['bun'] !== undefined || process.env['NODE_URING_TEST_HIDE_LIBUV'] === '1',
     leftOut: leftOut.map(([, kernelName]) => kernelName),
   }
   if (sqpoll !== undefined) {

@@ -54,6 +54,8 @@ export class Operation {
   /** Of the first member of a chain: all members. Of every member: the first. */
   chain: readonly Operation[] | undefined = undefined
   first: Operation | undefined = undefined
+  /** Of a member that decides whether the chain goes on: what follows it, not staged yet. */
+  rest: readonly Operation[] | undefined = undefined
   /** Flags beside the opcode. */
   flags = 0
   /** Whether a signal or a deadline watches over it; then those, and its places with them. */
@@ -250,13 +252,14 @@ export class Slots {
 
   /** Every record under way, once; companions are not told of. */
   *all(): Generator<Operation> {
+    // First: what they stand for begins no more when they are over.
+    yield* this.#shares
     for (const op of this.bySlot) if (op.busy && op.kind !== KIND_BEHIND) yield op
     for (const line of [this.forSlot, this.forMemory]) {
       for (let op = line.head; op !== undefined; op = op.next) {
         for (const member of op.chain ?? [op]) if (member.slot < 0) yield member
       }
     }
-    yield* this.#shares
   }
 }
 
@@ -289,5 +292,6 @@ function clearBatch(op: Operation): void {
   op.index = 0
   op.chain = undefined
   op.first = undefined
+  op.rest = undefined
   op.flags = 0
 }

@@ -59,7 +59,7 @@ export class Transfers {
 
   /**
    * Moves `length` bytes between the file at `position` and the view; resolves with how many. An
-   * `internal` one may also start while the queue closes.
+   * `internal` one may also start while the file or the queue closes.
    */
   transfer(
     opcode: number,
@@ -71,7 +71,7 @@ export class Transfers {
     limits?: Limits,
     internal = false,
   ): Promise<number> {
-    if (file.closed) return rejected(systemError(EBADF, syscallOf(opcode)))
+    if (file.closed && !internal) return rejected(systemError(EBADF, syscallOf(opcode)))
     const operations = this.#operations
     if (operations.ended !== undefined && !internal) return rejected(operations.ended())
     if (limits !== undefined) {

@@ -134,10 +134,12 @@ function missingPackages(failure: unknown, depth = 0): string[] {
 /** `@1.2.3`, our own version, which the package with the binary has too. */
 function atVersion(): string {
   try {
-    const { version } = createRequire(import.meta.url)('../package.json') as { version: string }
+    // By name and not by path: in a bundle, a path would lead to somebody else's file.
+    const require = createRequire(import.meta.url)
+    const { version } = require('node-uring/package.json') as { version: string }
     return `@${version}`
   } catch {
-    // In a bundle there is no package.json.
+    // A bundle may be all that there is.
     return ''
   }
 }

@@ -3,11 +3,19 @@
  * nothing for each operation in between. They are staged in parts; a part is one record, one call into
  * the engine and one completion, and waits for room as any other operation does.
  */
-import { OP_NOP, OP_WRITE } from './backend.js'
-import { invalidArgType, invalidArgValue, outOfRange, rejected } from './errors.js'
+import { OP_NOP, OP_WRITE, syscallOf } from './backend.js'
+import {
+  abortError,
+  invalidArgType,
+  invalidArgValue,
+  outOfRange,
+  rejected,
+  uringError,
+} from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
 import type { ManyPart, Numbers } from './many.js'
+import { hasBytes } from './memory.js'
 import type { Operations } from './operations.js'
 import { KIND_MANY } from './slots.js'
 import { checkPosition } from './validate.js'
@@ -128,6 +136,17 @@ async function runParts(
   if (failure !== undefined) throw failure.error
 }
 
+/** The caller's memory, as it was at the call. */
+interface ManyMemory {
+  /** The chunk of the arena that it is in, or 0, and where it begins there. */
+  readonly chunk: number
+  readonly base: number
+  readonly bytes: Uint8Array
+}
+
+/** Rejects when the call was cancelled between two of its parts. */
+type Check = () => Promise<never> | undefined
+
 /** Where each part of a call begins and ends. */
 interface Span {
   from: number
@@ -181,23 +200,39 @@ export class Volume {
       const { from, to } = parts[index] as Span
       return this.#launch(OP_NOP, undefined, undefined, nopsPart(to - from), limits)
     }
-    return runParts(parts, PARTS_AT_ONCE, begin, undefined)
+    return this.#whole(undefined, (check) =>
+      runParts(parts, PARTS_AT_ONCE, (index) => check() ?? begin(index), undefined),
+    )
   }
 
   /** See {@link File.readMany} and {@link File.writeMany}. */
-  transfer(what: ManyTransfer, learned = false): Promise<Int32Array> {
-    const { file, opcode, positions, lengths, view, limits, onProgress } = what
+  transfer(what: ManyTransfer): Promise<Int32Array> {
+    const { file, opcode, positions, view, limits } = what
     const over = this.#over(limits, opcode)
     if (over !== undefined) return rejected(over)
+    if (positions.length === 0) return Promise.resolve(new Int32Array(0))
+    // Looked at once: a view whose memory has gone elsewhere says of its place what is not so.
+    const chunk = this.#operations.memory.chunkOf(view)
+    const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+    const memory = { chunk, base: chunk === 0 ? 0 : view.byteOffset, bytes }
+    if (file.fills !== undefined) return this.#transfer(what, memory)
+    return this.#whole(file, async (check) => {
+      // A file that cannot say what it is is read like a stream.
+      await file.learn()
+      return check() ?? this.#transfer(what, memory)
+    })
+  }
+
+  #transfer(what: ManyTransfer, memory: ManyMemory): Promise<Int32Array> {
+    const { file, opcode, positions, lengths, limits, onProgress } = what
     const counts = new Int32Array(positions.length)
-    if (counts.length === 0) return Promise.resolve(counts)
-    if (file.fills === undefined && !learned) return this.#learnAndTransfer(what)
-    const inPlace = this.#operations.memory.chunkOf(view) !== 0
-    if (!canGoTogether(what, inPlace)) return this.#oneByOne(what, counts)
+    if (!canGoTogether(what, memory)) return this.#oneByOne(what, memory, counts)
+    const inPlace = memory.chunk !== 0
     const most = inPlace ? Number.MAX_SAFE_INTEGER : COPIED_PART_BYTES
     const spans = spansOf(positions.length, lengths, most)
     const begin = (index: number): Promise<Int32Array | undefined> => {
       const { from, to, start, bytes } = spans[index] as Span
+      if (!hasBytes(memory.bytes, start + bytes)) return rejected(goneError(opcode))
       const whole = to - from === counts.length
       const part: ManyPart = {
         positions: whole ? positions : (positions.subarray(from, to) as Numbers),
@@ -208,26 +243,22 @@ export class Volume {
         from,
         result: counts,
       }
-      return this.#launch(opcode, file, view, part, limits)
+      return this.#launch(opcode, file, memory, part, limits)
     }
     if (spans.length === 1 && onProgress === undefined) return begin(0) as Promise<Int32Array>
     const atOnce = inPlace ? PARTS_AT_ONCE : COPIED_PARTS_AT_ONCE
-    return this.#inParts(what, counts, () => runParts(spans, atOnce, begin, onProgress))
-  }
-
-  async #learnAndTransfer(what: ManyTransfer): Promise<Int32Array> {
-    // A file that cannot say what it is is read like a stream.
-    await what.file.learn()
-    return this.transfer(what, true)
+    return this.#inParts(what, counts, (check) =>
+      runParts(spans, atOnce, (index) => check() ?? begin(index), onProgress),
+    )
   }
 
   async #inParts(
-    { opcode }: ManyTransfer,
+    { opcode, file }: ManyTransfer,
     counts: Int32Array,
-    run: () => Promise<void>,
+    run: (check: Check) => Promise<void>,
   ): Promise<Int32Array> {
     try {
-      await run()
+      await this.#whole(file, run)
     } catch (error) {
       if (opcode === OP_WRITE) tellBytesWritten(error, counts)
       throw error
@@ -235,12 +266,31 @@ export class Volume {
     return counts
   }
 
+  /**
+   * Runs the parts of a call: file and queue, when they are closed meanwhile, wait for all of them.
+   * `check` is asked before each, and rejects when everything was cancelled.
+   */
+  async #whole<T>(file: FileState | undefined, run: (check: Check) => Promise<T>): Promise<T> {
+    const operations = this.#operations
+    const held = operations.hold(file)
+    const { number } = held
+    try {
+      return await run(() =>
+        held.number === number ? undefined : rejected(operations.ended?.() ?? abortError()),
+      )
+    } finally {
+      if (held.number === number) operations.settle(held, undefined)
+    }
+  }
+
   /** Those that cannot go together travel as `readAt` and `writeAt` do. */
-  #oneByOne(what: ManyTransfer, counts: Int32Array): Promise<Int32Array> {
+  #oneByOne(what: ManyTransfer, memory: ManyMemory, counts: Int32Array): Promise<Int32Array> {
     const { positions, lengths, onProgress } = what
     const spans = spansOf(positions.length, lengths, 0)
-    const begin = (index: number) => this.#single(what, spans[index] as Span, counts)
-    return this.#inParts(what, counts, () => runParts(spans, ONE_BY_ONE, begin, onProgress))
+    const begin = (index: number) => this.#single(what, memory, spans[index] as Span, counts)
+    return this.#inParts(what, counts, (check) =>
+      runParts(spans, ONE_BY_ONE, (index) => check() ?? begin(index), onProgress),
+    )
   }
 
   #over(limits: Limits | undefined, opcode: number): Error | undefined {
@@ -248,19 +298,25 @@ export class Volume {
     return this.#operations.ended?.() ?? overBefore(limits, opcode, written)
   }
 
-  async #single(what: ManyTransfer, span: Span, counts: Int32Array): Promise<void> {
-    const { file, opcode, positions, view, limits } = what
-    const { from: index, start, bytes } = span
-    const part = new Uint8Array(view.buffer, view.byteOffset + start, bytes)
-    const position = positions[index] as number | bigint
+  async #single(
+    { file, opcode, positions, limits }: ManyTransfer,
+    memory: ManyMemory,
+    { from: index, start, bytes }: Span,
+    counts: Int32Array,
+  ): Promise<void> {
     if (bytes === 0) return
+    if (!hasBytes(memory.bytes, start + bytes)) return rejected(goneError(opcode))
+    const part = memory.bytes.subarray(start, start + bytes)
+    const at = positions[index] as number | bigint
     const { transfers } = this.#operations
     try {
-      counts[index] = await transfers.transfer(opcode, file, part, bytes, position, false, limits)
+      counts[index] = await transfers.transfer(opcode, file, part, bytes, at, false, limits, true)
     } catch (error) {
-      const { errno, syscall } = error as { errno?: number; syscall?: string }
-      if (errno === undefined || syscall === undefined) throw error
-      counts[index] = errno
+      const { errno, bytesWritten = 0 } = error as { errno?: number; bytesWritten?: number }
+      // As write(2): what was moved counts, and the error comes at the next call.
+      if (bytesWritten > 0) counts[index] = bytesWritten
+      else if (errno !== undefined) counts[index] = errno
+      if (errno === undefined) throw error
     }
   }
 
@@ -268,12 +324,11 @@ export class Volume {
   #launch<T>(
     opcode: number,
     file: FileState | undefined,
-    view: ArrayBufferView | undefined,
+    memory: ManyMemory | undefined,
     part: ManyPart,
     limits: Limits | undefined,
   ): Promise<T> {
     const operations = this.#operations
-    if (operations.ended !== undefined) return rejected(operations.ended())
     const over = overBefore(limits, opcode)
     if (over !== undefined) return rejected(over)
     const op = operations.slots.take()
@@ -281,11 +336,11 @@ export class Volume {
     op.opcode = opcode
     op.file = file
     op.many = part
-    if (view !== undefined) {
-      op.chunk = operations.memory.chunkOf(view)
-      op.base = op.chunk === 0 ? 0 : view.byteOffset
-      op.bounced = op.chunk === 0
-      op.view = op.bounced ? new Uint8Array(view.buffer, view.byteOffset, view.byteLength) : view
+    if (memory !== undefined) {
+      op.chunk = memory.chunk
+      op.base = memory.base
+      op.bounced = memory.chunk === 0
+      op.view = memory.bytes
     }
     if (file !== undefined) file.pending++
     if (limits !== undefined) operations.limits.add(op, limits)
@@ -294,15 +349,16 @@ export class Volume {
 }
 
 /** Whether parts can be staged by one call: not when a direct file needs blocks around them. */
-function canGoTogether(what: ManyTransfer, inPlace: boolean): boolean {
-  const { file, positions, lengths, view } = what
+function canGoTogether(what: ManyTransfer, { chunk, base }: ManyMemory): boolean {
+  const { file, positions, lengths } = what
+  const inPlace = chunk !== 0
   const longest =
     typeof lengths === 'number' ? lengths : lengths.reduce((a, b) => Math.max(a, b), 0)
   if (!inPlace && longest > COPIED_PART_BYTES) return false
   if (file.blockBytes === 0) return true
   const block = file.blockBytes
   // Bounce memory begins on a page, and each begins where the one before it ends.
-  if (inPlace && view.byteOffset % file.memoryBytes !== 0) return false
+  if (inPlace && base % file.memoryBytes !== 0) return false
   const aligned = (length: number) => length % block === 0 && length % file.memoryBytes === 0
   if (typeof lengths === 'number' ? !aligned(lengths) : !lengths.every(aligned)) return false
   for (const position of positions) {
@@ -319,6 +375,10 @@ function nopsPart(count: number): ManyPart {
 
 /** Those that cannot go together, at once. */
 const ONE_BY_ONE = 128
+
+function goneError(opcode: number): Error {
+  return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode) })
+}
 
 function tellBytesWritten(error: unknown, counts: Int32Array): void {
   let bytesWritten = 0

@@ -23,6 +23,11 @@ export interface Fault {
   readonly held?: boolean
   /** Kept replies end with EINTR when the kernel says that nobody waits for them. */
   readonly interruptible?: boolean
+  /** How much later replies to fsync come, and with which errno the first ones fail; 0 for none. */
+  readonly syncMs?: number
+  readonly syncErrnos?: readonly number[]
+  /** Where a line is written for each write (`w OFFSET`), begun (`s`) and good fsync (`e`). */
+  readonly log?: string
 }
 
 /** Where it is mounted, and what it does. */

@@ -43,6 +43,8 @@ export interface Project {
   readonly folder: string
   /** Writes a file and runs it, with this Node unless another is given. Gives what it prints. */
   node(name: string, program: string, node?: string, args?: readonly string[]): Promise<string>
+  /** The same with another runtime and all of its arguments. */
+  run(name: string, program: string, runtime: string, args: readonly string[]): Promise<string>
   /** Runs one of this project's own tools there. */
   tool(name: string, ...args: string[]): Promise<string>
 }
@@ -70,15 +72,18 @@ export async function project(t: Teardown, tarballs: readonly string[]): Promise
   }
   const npm = ['install', '--offline', '--no-audit', '--no-fund', '--loglevel=error']
   await run('npm', [...npm, ...tarballs], { cwd: at, env })
+  const inside: Project['run'] = async (name, program, runtime, args) => {
+    fs.writeFileSync(path.join(at, name), program)
+    const options = { cwd: at, env, timeout: 60_000 }
+    const { stdout, stderr } = await run(runtime, [...args, name], options)
+    if (stderr !== '') throw new Error(`${name} said: ${stderr}`)
+    return stdout
+  }
   return {
     folder: at,
-    async node(name, program, node = process.execPath, args = []) {
-      fs.writeFileSync(path.join(at, name), program)
-      const options = { cwd: at, env, timeout: 60_000 }
-      const { stdout, stderr } = await run(node, ['--trace-warnings', ...args, name], options)
-      if (stderr !== '') throw new Error(`${name} said: ${stderr}`)
-      return stdout
-    },
+    node: (name, program, node = process.execPath, args = []) =>
+      inside(name, program, node, ['--trace-warnings', ...args]),
+    run: inside,
     async tool(name, ...args) {
       const tool = path.join(ROOT, 'node_modules/.bin', name)
       const env = { PATH: `${path.dirname(process.execPath)}:/usr/bin:/bin` }

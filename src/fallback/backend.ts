@@ -63,6 +63,7 @@ const MANY_MAX = 1 << 20
 type Positions = Float64Array | BigInt64Array | BigUint64Array
 /** Those that are done to a file. A statx may be of a path. */
 const ON_FILES = new Set([OP_READ, OP_WRITE, OP_FSYNC, OP_FTRUNCATE, OP_CLOSE])
+
 /** The engine, on node:fs. */
 export class NodeBackend implements Backend {
   readonly name = 'node:fs'

@@ -135,8 +135,8 @@ export class Many {
     this.#active.delete(one)
   }
 
-  /** Ends all that has not begun or can be taken back; those that node:fs has end soon. */
-  cancel(): 'now' | 'soon' {
+  /** Ends all that has not begun or can be taken back; those that node:fs has end soon. True when there are none. */
+  cancel(): boolean {
     this.#cancelled = true
     this.results.fill(-ERRNO.ECANCELED, this.#next)
     this.#next = this.results.length
@@ -144,8 +144,8 @@ export class Many {
     for (const one of [...this.#active].reverse()) {
       if (one.move === undefined) continue
       one.move.unwanted = true
-      if (one.move.withdraw?.() === 'now') this.#end(one, -ERRNO.ECANCELED)
+      if (one.move.withdraw?.() === true) this.#end(one, -ERRNO.ECANCELED)
     }
-    return this.#active.size === 0 ? 'now' : 'soon'
+    return this.#active.size === 0
   }
 }

@@ -108,19 +108,19 @@ export class StreamLine {
     })
   }
 
-  #withdraw(waiting: Waiting): ReturnType<Withdraw> {
+  #withdraw(waiting: Waiting): boolean {
     const isFirst = this.#first === waiting
-    if (waiting.gone) return 'never'
+    if (waiting.gone) return false
     if (isFirst && this.#trying) {
       waiting.doomed = true
-      return this.#own === undefined ? 'never' : 'soon'
+      return false
     }
     this.#remove(waiting)
-    if (!isFirst) return 'now'
+    if (!isFirst) return true
     this.#withdrawTimer?.()
     this.#withdrawTimer = undefined
     this.#try()
-    return 'now'
+    return true
   }
 
   /** Nothing is tried any more. */

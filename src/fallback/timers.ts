@@ -6,11 +6,8 @@
 /** The longest that a timer of Node waits, in milliseconds. */
 const TIMER_MS_MAX = 2 ** 31 - 1
 
-/**
- * Takes something under way back. 'now': it is, and nothing will come of it. 'soon': it will end by
- * itself in a moment. 'never': it goes on as if nothing had been asked.
- */
-export type Withdraw = () => 'now' | 'soon' | 'never'
+/** Takes something under way back. False when that is not possible now: its result will come. */
+export type Withdraw = () => boolean
 
 /** A timer under way. */
 interface Timer {
@@ -42,7 +39,7 @@ export class Timers {
     wait()
     return () => {
       clearTimeout(timer.handle)
-      return this.#timers.delete(timer) ? 'now' : 'never'
+      return this.#timers.delete(timer)
     }
   }
 

@@ -108,16 +108,13 @@ export class Turns {
     else this.#withdraw(request, -ERRNO.ECANCELED)
   }
 
-  /** Takes back what is under way; false where that is not possible. */
-  #withdraw(request: Request, result: number): boolean {
-    if (request.over) return false
-    const outcome = request.withdraw?.()
+  /** Takes back what is under way, where that is possible. */
+  #withdraw(request: Request, result: number): void {
+    if (request.over) return
     request.unwanted = true
-    if (outcome === 'now') {
-      this.running--
-      this.#advance(request, result)
-    }
-    return outcome === 'now' || outcome === 'soon'
+    if (request.withdraw?.() !== true) return
+    this.running--
+    this.#advance(request, result)
   }
 
   // ---- turns of the event loop ------------------------------------------------------------------
@@ -173,7 +170,7 @@ export class Turns {
       this.#run(head)
     }
     if (incomplete !== undefined) kept.push(incomplete)
-    this.#staged.unshift(...kept)
+    this.#staged = kept.concat(this.#staged)
   }
 
   #mustWait(head: Request): boolean {
@@ -302,7 +299,7 @@ export class Turns {
     this.#disarm()
     for (const request of this.#bySlot) {
       if (request === undefined || request.over) continue
-      if (request.begun && request.withdraw?.() !== 'now') continue
+      if (request.begun && request.withdraw?.() !== true) continue
       if (request.begun) this.running--
       this.#letGo(request, -ERRNO.ECANCELED)
     }

@@ -35,7 +35,7 @@ export const GROUPS: readonly (readonly [title: string, judges: readonly Judge[]
   ['Permission', [sysctl, seccomp, security]],
   ['Limits', [memlock, nofile]],
   ['Package', [packaged, binary]],
-  ['Ring', [ring, features, operations, registered, nop, read]],
+  ['Ring', [ring, features, operations, refused, registered, nop, read]],
 ]
 
 type Judge = (it: Case) => Finding | undefined
@@ -278,8 +278,8 @@ function ring({ ring }: Case): Finding {
     const isBinary = code === 'MODULE_NOT_FOUND' || code === 'ERR_DLOPEN_FAILED'
     return { name, status: 'failure', found, help: isBinary ? 'See binary, above.' : help }
   }
-  const { entries = 0, cqEntries = 0, setupFlags = [] } = ring.capabilities ?? {}
-  const found = `${count(entries)} entries, ${count(cqEntries)} for completions; ${setupFlags.join(' ')}`
+  const { entries = 0, cqEntries = 0, setupFlags = [], reap = '' } = ring.capabilities ?? {}
+  const found = `${count(entries)} entries, ${count(cqEntries)} for completions, ${reap}; ${setupFlags.join(' ')}`
   return { name, status: 'ok', found, help: null }
 }
 
@@ -304,6 +304,18 @@ function known(name: string, all?: Record<string, boolean>): Finding | undefined
   const rest = instead.length > 0 ? `: ${instead.join('; ')}` : ''
   const help = `A later kernel has more. What is missing is done in another way${rest}.`
   return { name, status: 'note', found: `${found}; missing: ${absent.join(', ')}`, help }
+}
+
+/** What was asked of the kernel and refused, and is done without. */
+function refused({ ring: { capabilities } }: Case): Finding | undefined {
+  if (capabilities === null) return undefined
+  const name = 'refused'
+  const all = Object.entries(capabilities.notInUse)
+  const found = all.filter(([, { code }]) => code !== undefined)
+  if (found.length === 0) return { name, status: 'ok', found: 'nothing', help: null }
+  const names = found.map(([key, { code }]) => `${key} (${code})`).join(', ')
+  const help = found.map(([key, { reason }]) => `${key}: ${reason}`).join(' ')
+  return { name, status: 'note', found: `${names}; it works without, slower`, help }
 }
 
 function registered({ ring: { capabilities, direct } }: Case): Finding | undefined {

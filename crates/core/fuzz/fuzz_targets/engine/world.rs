@@ -101,6 +101,7 @@ impl<'a> World<'a> {
             no_sq_array: plan.no_sq_array,
             submit_all: plan.submit_all,
             registered_descriptor: plan.registered_descriptor,
+            ..Setup::default()
         };
         let arena = ArenaOptions {
             slab_bytes: 64 << 10,

@@ -1,0 +1,536 @@
+// Chains: what io_uring_enter(2) says of IOSQE_IO_LINK, IOSQE_IO_HARDLINK and IORING_OP_LINK_TIMEOUT,
+// and what this library adds: a chain goes whole or waits, and a short write is no success.
+
+import fs from 'node:fs'
+import path from 'node:path'
+import test from 'ava'
+import { type BatchOperation, op, type Queue } from 'node-uring'
+import { childJson } from './helpers/child.js'
+import { pattern, random } from './helpers/random.js'
+import { assertIdle, isPending, ring, thrown, told } from './helpers/ring.js'
+import { fifo, folder, scratch, tmpfs } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
+
+const MIB = 1 << 20
+const SLOTS = 65_536
+
+/** The codes of failed results, and what the others came to. */
+function outcomes(results: readonly (number | Error)[]): (number | string)[] {
+  return results.map((result) =>
+    typeof result === 'number' ? result : String((result as { code?: unknown }).code),
+  )
+}
+
+/** `count` times the same. */
+function times<T>(count: number, what: T): T[] {
+  return new Array<T>(count).fill(what)
+}
+
+/** One that fails: there is no such name. */
+const failing = op.unlink('/nowhere/at/all')
+
+test('the operations of a chain start one after the other', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'w+')
+  // Each round writes and reads the same place: any other order would read other bytes.
+  for (const link of ['soft', 'hard'] as const) {
+    const list: BatchOperation[] = []
+    const reads: [Buffer, Buffer][] = []
+    for (let round = 0; round < 200; round++) {
+      const [content, target] = [pattern(64, round + 1), Buffer.alloc(64)]
+      reads.push([content, target])
+      list.push(op.write(file, content, 0), op.read(file, target, 0))
+    }
+    t.deepEqual(await queue.submit(list, { link }), times(400, 64))
+    for (const [content, target] of reads) t.true(content.equals(target))
+  }
+  assertIdle(t, queue)
+})
+
+test('a chain that waits for time does nothing meanwhile', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'w')
+  for (const link of ['soft', 'hard'] as const) {
+    await file.truncate()
+    const started = performance.now()
+    const chain = queue.submit([op.timeout(60), op.write(file, Buffer.from('late'), 0)], { link })
+    await queue.nop()
+    if (performance.now() - started < 50) t.is(fs.statSync(at).size, 0)
+    t.deepEqual(await chain, [0, 4])
+    t.true(performance.now() - started >= 59)
+  }
+})
+
+for (let broken = 0; broken < 8; broken++) {
+  test(`a chain of 8 whose link ${broken} fails: soft ends with it, hard goes on`, async (t) => {
+    const queue = ring(t)
+    const at = scratch(t)
+    const file = await queue.open(at, 'w')
+    for (const link of ['soft', 'hard'] as const) {
+      await file.truncate()
+      const list = Array.from({ length: 8 }, (_, i) =>
+        i === broken ? failing : op.write(file, Buffer.from([65 + i]), i),
+      )
+      const results = await queue.submit(list, { link })
+      const after = link === 'soft' ? 'ECANCELED' : 1
+      const expected = [...times(broken, 1), 'ENOENT', ...times(7 - broken, after)]
+      t.deepEqual(outcomes(results), expected as (string | number)[], link)
+      const written = Array.from({ length: 8 }, (_, i) =>
+        i === broken || (link === 'soft' && i > broken) ? 0 : 65 + i,
+      )
+      const content = [...fs.readFileSync(at)]
+      while (content.length < 8) content.push(0)
+      t.deepEqual(content, written, link)
+      const ended = results.filter((result) => (result as { code?: string }).code === 'ECANCELED')
+      for (const error of ended) {
+        t.like(told(error), { message: 'ECANCELED: operation canceled, write', syscall: 'write' })
+      }
+    }
+    assertIdle(t, queue)
+  })
+}
+
+test('whatever fails ends a soft chain, also where the kernel would go on; and no hard one', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t, Buffer.from('x'))
+  const [readOnly, writeOnly] = [await queue.open(at), await queue.open(at, 'r+')]
+  const other = await queue.open(scratch(t), 'w')
+  const stream = await queue.open(fifo(t), 'r+')
+  const bad = await queue.open(scratch(t), 'w')
+  const kinds: [string, BatchOperation][] = [
+    ['EINVAL', op.fsync(stream)],
+    ['EINVAL', op.datasync(stream)],
+    ['EINVAL', op.truncate(readOnly, 0)],
+    ['ENOENT', op.rename(`${at}/x`, `${at}/y`)],
+    ['ENOENT', failing],
+    ['EBADF', op.read(bad, Buffer.alloc(1), 0)],
+    ['EBADF', op.write(readOnly, Buffer.alloc(1), 0)],
+    ['ETIME', op.timeout(5, { count: 60_000 })],
+  ]
+  for (const [expected, failed] of kinds) {
+    const code = expected === 'ENOENT' && failed !== failing ? 'ENOTDIR' : expected
+    for (const bound of [[], [op.linkTimeout(20_000)]]) {
+      const list = [
+        op.nop(),
+        failed,
+        ...bound,
+        op.write(other, Buffer.from('x'), 0),
+        op.fsync(other),
+      ]
+      list.push(op.truncate(writeOnly, 1), ...bound, op.nop())
+      for (const link of ['soft', 'hard'] as const) {
+        await other.truncate()
+        const [goes, on] = link === 'soft' ? ['ECANCELED', 'ECANCELED'] : [1, 0]
+        const ends = bound.map(() => 'ECANCELED')
+        const results = await queue.submit(list, { link })
+        t.deepEqual(
+          outcomes(results),
+          [0, code, ...ends, goes, on, on, ...ends, on] as never,
+          `${link} ${code}`,
+        )
+        t.is(fs.statSync(other.path as string).size, link === 'soft' ? 0 : 1)
+      }
+    }
+  }
+  const good = [
+    op.fsync(other),
+    op.truncate(writeOnly, 7),
+    op.linkTimeout(9999),
+    op.datasync(other),
+    op.nop(),
+  ]
+  t.deepEqual(outcomes(await queue.submit(good, { link: 'soft' })), [0, 0, 'ECANCELED', 0, 0])
+  t.is(fs.statSync(at).size, 7)
+  assertIdle(t, queue)
+})
+
+test('a short read ends a soft chain and no hard one, and is a count in both', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(100)), 'r')
+  for (const mine of [queue.alloc(80), Buffer.alloc(80)]) {
+    const list = [op.read(file, mine, 50), op.nop(), op.nop()]
+    t.deepEqual(outcomes(await queue.submit(list, { link: 'soft' })), [
+      50,
+      'ECANCELED',
+      'ECANCELED',
+    ])
+    t.deepEqual(outcomes(await queue.submit(list, { link: 'hard' })), [50, 0, 0])
+    t.true(mine.subarray(0, 50).equals(pattern(100).subarray(50)))
+  }
+  // At the end of the file there is nothing.
+  const end = [op.read(file, Buffer.alloc(8), 100), op.nop()]
+  t.deepEqual(outcomes(await queue.submit(end, { link: 'soft' })), [0, 'ECANCELED'])
+  assertIdle(t, queue)
+})
+
+test('reads and writes of nothing keep their place in a chain', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t, pattern(10))
+  const file = await queue.open(at, 'r+')
+  const nothing = Buffer.alloc(0)
+  for (const link of ['soft', 'hard'] as const) {
+    const { submitted } = queue.stats()
+    const results = await queue.submit(
+      [
+        op.read(file, nothing, 0),
+        op.write(file, nothing, 5),
+        op.linkTimeout(10_000),
+        op.timeout(1),
+        op.write(file, queue.alloc(0), 0),
+        op.fsync(file),
+      ],
+      { link },
+    )
+    t.deepEqual(outcomes(results), [0, 0, 'ECANCELED', 0, 0, 0])
+    t.is(queue.stats().submitted - submitted, 6)
+  }
+  assertIdle(t, queue)
+})
+
+test('a bound whose time comes first ends what it bounds: ECANCELED and ETIME', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  for (const bounded of [op.timeout(60_000), op.read(stream, queue.alloc(8), 0)]) {
+    for (const link of ['soft', 'hard'] as const) {
+      const list = [op.nop(), bounded, op.linkTimeout(30), op.nop(), op.nop()]
+      const started = performance.now()
+      const results = await queue.submit(list, { link })
+      t.true(performance.now() - started >= 29)
+      const after = link === 'soft' ? 'ECANCELED' : 0
+      t.deepEqual(outcomes(results), [0, 'ECANCELED', 'ETIME', after, after], link)
+    }
+  }
+  const absolute = [op.timeout(60_000), op.linkTimeout(performance.now() + 20, { absolute: true })]
+  t.deepEqual(outcomes(await queue.submit(absolute, { link: 'soft' })), ['ECANCELED', 'ETIME'])
+  assertIdle(t, queue)
+})
+
+test('each of a chain may have its own bound', async (t) => {
+  const queue = ring(t)
+  const list = Array.from({ length: 10 }, () => [op.timeout(2), op.linkTimeout(20_000)]).flat()
+  const results = await queue.submit(list, { link: 'soft' })
+  t.deepEqual(outcomes(results), times(10, [0, 'ECANCELED']).flat())
+  assertIdle(t, queue)
+})
+
+test('timeouts are relative, absolute, or of a count of completions', async (t) => {
+  const queue = ring(t)
+  const started = performance.now()
+  const [relative, absolute, past] = await queue.submit([
+    op.timeout(40),
+    op.timeout(performance.now() + 40.5, { absolute: true }),
+    op.timeout(0.25, { absolute: true }),
+  ])
+  t.deepEqual([relative, absolute, past], [0, 0, 0])
+  t.true(performance.now() - started >= 40)
+  // One that counts ends with the completions of others, and with ETIME when its time is first.
+  const counting = queue.submit([op.timeout(60_000, { count: 3 })])
+  queue.flush()
+  await queue.nop()
+  t.true(await isPending(counting, 20))
+  for (let i = 0; i < 3; i++) await queue.nop()
+  t.deepEqual(await counting, [0])
+  t.deepEqual(outcomes(await queue.submit([op.timeout(10, { count: 1000 })])), ['ETIME'])
+  assertIdle(t, queue)
+})
+
+test('a chain on a file that was closed: soft ends there, hard goes on without it', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w')
+  const sync = op.fsync(file)
+  await file.close()
+  const list = [op.nop(), sync, op.linkTimeout(1000), op.nop(), op.timeout(1)]
+  t.deepEqual(outcomes(await queue.submit(list, { link: 'soft' })), [
+    0,
+    'EBADF',
+    'ECANCELED',
+    'ECANCELED',
+    'ECANCELED',
+  ])
+  t.deepEqual(outcomes(await queue.submit(list, { link: 'hard' })), [0, 'EBADF', 'ECANCELED', 0, 0])
+  t.deepEqual(outcomes(await queue.submit([sync, op.nop()], { link: 'soft' })), [
+    'EBADF',
+    'ECANCELED',
+  ])
+  t.deepEqual(outcomes(await queue.submit([sync], { link: 'soft' })), ['EBADF'])
+  assertIdle(t, queue)
+})
+
+// ---- room -----------------------------------------------------------------------------------------
+
+for (const entries of [2, 8, 1024]) {
+  test(`a chain as long as a ring of ${entries} goes, one longer is refused and nothing is staged`, async (t) => {
+    const queue = ring(t, { entries, cqEntries: entries })
+    const at = scratch(t)
+    const file = await queue.open(at, 'w')
+    const writes = Array.from({ length: entries + 1 }, (_, i) =>
+      op.write(file, Buffer.from([i & 255]), i),
+    )
+    for (const link of ['soft', 'hard'] as const) {
+      const { submitted } = queue.stats()
+      const error = thrown(() => queue.submit(writes, { link }))
+      t.is(error.code, 'ERR_URING_UNSUPPORTED')
+      t.regex(error.message, new RegExp(`chain of ${entries + 1} .* has ${entries}`))
+      t.is(queue.stats().submitted, submitted)
+      await file.truncate()
+      const chains = times(3, writes.slice(0, entries)).map((list) => queue.submit(list, { link }))
+      for (const results of await Promise.all(chains)) t.deepEqual(results, times(entries, 1))
+      t.deepEqual(
+        [...fs.readFileSync(at)],
+        Array.from({ length: entries }, (_, i) => i & 255),
+      )
+    }
+    assertIdle(t, queue)
+  })
+}
+
+test('a chain that copies more than there can ever be memory for is refused, and nothing is staged', async (t) => {
+  const queue = ring(t, { bounceBytes: 4 * MIB })
+  const file = await queue.open(scratch(t), 'w+')
+  const { submitted } = queue.stats()
+  const [big, mine] = [Buffer.alloc(MIB + 1), queue.alloc(64 * MIB)]
+  for (const list of [
+    times(3, op.write(file, big, 0)),
+    times(3, op.read(file, big, 0)),
+    [op.write(file, Buffer.alloc(5 * MIB), 0)],
+    [op.nop(), op.read(file, Buffer.alloc(4 * MIB + 1), 0)],
+  ]) {
+    const error = thrown(() => queue.submit(list, { link: 'soft' }))
+    t.is(error.code, 'ERR_URING_UNSUPPORTED')
+    t.regex(error.message, /bounceBytes/)
+  }
+  t.is(queue.stats().submitted, submitted)
+  // In place there is no such limit, nor without links.
+  t.deepEqual(await queue.submit([op.write(file, mine, 0)], { link: 'soft' }), [mine.length])
+  t.deepEqual(await queue.submit([op.write(file, Buffer.alloc(5 * MIB), 0)]), [5 * MIB])
+  assertIdle(t, queue)
+})
+
+test('every chain that is not refused goes, however it uses the memory for copies', async (t) => {
+  t.timeout(120_000)
+  const queue = ring(t, { bounceBytes: 2 * MIB, arena: { slabBytes: 64 * 1024 } })
+  const content = pattern(2 * MIB)
+  const file = await queue.open(scratch(t, content))
+  const r = random(5)
+  let [went, refused] = [0, 0]
+  for (let i = 0; i < 150; i++) {
+    const targets = Array.from({ length: 1 + r.below(12) }, () =>
+      Buffer.alloc(1 + r.below(2 ** (1 + r.below(21)))),
+    )
+    const list = targets.map((target) => op.read(file, target, 0))
+    try {
+      const results = await queue.submit(list, { link: 'hard' })
+      went++
+      t.deepEqual(
+        results,
+        targets.map((target) => target.length),
+      )
+      t.true(targets.every((target) => target.equals(content.subarray(0, target.length))))
+    } catch (error) {
+      t.is((error as { code?: string }).code, 'ERR_URING_UNSUPPORTED')
+      refused++
+    }
+  }
+  t.true(went > 50 && refused > 5, `${went} went, ${refused} were refused`)
+  assertIdle(t, queue)
+})
+
+test('a chain whose copies fit only when memory is free waits for it, and then goes', async (t) => {
+  const queue = ring(t, { bounceBytes: 2 * MIB })
+  const stream = await queue.open(fifo(t), 'r+')
+  const content = pattern(2 * MIB)
+  const file = await queue.open(scratch(t, content))
+  const reading = stream.readAt(Buffer.alloc(MIB), 0)
+  const targets = [Buffer.alloc(MIB), Buffer.alloc(MIB)]
+  const list = targets.map((target, i) => op.read(file, target, i * MIB))
+  const chain = queue.submit(list, { link: 'soft' })
+  // What comes later and needs no memory does not wait behind it; what needs some does.
+  await queue.nop()
+  const later = file.readAt(Buffer.alloc(10), 0)
+  t.true(await isPending(Promise.race([chain, later])))
+  t.is(queue.stats().waiting, 2)
+  fs.writeSync(stream.fd, 'x')
+  t.is(await reading, 1)
+  t.deepEqual(await chain, [MIB, MIB])
+  t.is(await later, 10)
+  t.true(Buffer.concat(targets).equals(content))
+  assertIdle(t, queue)
+})
+
+test.serial(
+  'chains, singles and writes with datasync beside 65,536 that wait do not wait for each other for ever',
+  async (t) => {
+    t.timeout(180_000)
+    const queue = ring(t, { entries: 256, bounceBytes: 2 * MIB })
+    const stream = await queue.open(fifo(t), 'r+')
+    const file = await queue.open(scratch(t, pattern(100_000)), 'r+')
+    const arena = queue.alloc(SLOTS)
+    const count = SLOTS - 20
+    const endless = Array.from({ length: count }, (_, i) =>
+      stream.readAt(arena.subarray(i, i + 1), 0),
+    )
+    const works: Promise<unknown>[] = []
+    const target = Buffer.alloc(100)
+    for (let i = 0; i < 300; i++) {
+      works.push(
+        // 19 slots, with the others never free at once but for FIFO order.
+        queue
+          .submit(times(19, op.read(file, target, i)), { link: i % 2 === 0 ? 'soft' : 'hard' })
+          .then((results) => t.deepEqual(results, times(19, 100))),
+        queue.nop(),
+        file.writeAt(pattern(50), 200_000 + i * 50, { datasync: i % 10 === 0 }),
+        file.readAt(Buffer.alloc(70_000), i),
+        queue
+          .submit([op.write(file, pattern(9), 300_000), op.timeout(0), op.linkTimeout(9999)], {
+            link: 'soft',
+            drain: false,
+          })
+          .then((results) => t.deepEqual(outcomes(results), [9, 0, 'ECANCELED'])),
+      )
+    }
+    t.true(queue.stats().waiting > 0)
+    await Promise.all(works)
+    const outcome = Promise.allSettled(endless)
+    await stream.close({ timeoutMs: 0 })
+    await outcome
+    assertIdle(t, queue)
+  },
+)
+
+// ---- short writes -----------------------------------------------------------------------------------
+
+needs(test, { root: true })(
+  'a short write in a chain on a full file system is an error with its count, and the next link of a soft one does not run',
+  async (t) => {
+    const queue = ring(t)
+    const at = tmpfs(t, MIB)
+    const other = await queue.open(scratch(t), 'w')
+    for (const mine of [queue.alloc(2 * MIB), Buffer.alloc(2 * MIB)]) {
+      for (const link of ['soft', 'hard'] as const) {
+        const name = path.join(at, 'file')
+        const file = await queue.open(name, 'w')
+        await other.truncate()
+        const list = [
+          op.write(file, mine, 0),
+          op.write(other, Buffer.from('the next'), 0),
+          op.nop(),
+        ]
+        const [short, next, last] = await queue.submit(list, { link })
+        const { size } = fs.statSync(name)
+        t.true(size > 0 && size < 2 * MIB)
+        t.like(short, { code: 'ERR_URING_SHORT_WRITE', bytesWritten: size, lengthBytes: 2 * MIB })
+        const after = link === 'soft' ? ['ECANCELED', 'ECANCELED'] : [8, 0]
+        t.deepEqual(outcomes([next as number, last as number]), after)
+        t.is(fs.statSync(other.path as string).size, link === 'soft' ? 0 : 8)
+        await file.close()
+        fs.rmSync(name)
+      }
+    }
+    assertIdle(t, queue)
+  },
+)
+
+test('a write in a chain that meets the limit of file sizes is short, and says how much it wrote', async (t) => {
+  const at = folder(t)
+  const told = await childJson<{ outcomes: unknown[]; sizes: number[] }>(
+    `import fs from 'node:fs'
+     import { Queue, op } from 'node-uring'
+     process.on('SIGXFSZ', () => {})
+     const at = process.argv[1]
+     const queue = new Queue()
+     const file = await queue.open(at + '/limited', 'w')
+     const other = await queue.open(at + '/other', 'w')
+     const list = [op.write(file, Buffer.alloc(6000), 0), op.write(other, Buffer.from('x'), 0)]
+     const results = await queue.submit(list, { link: 'soft' })
+     await queue.close()
+     const sizes = ['limited', 'other'].map((name) => fs.statSync(at + '/' + name).size)
+     console.log(JSON.stringify({ outcomes: results.map(({ code, bytesWritten }) => [code, bytesWritten]), sizes }))`,
+    // In blocks of 512 bytes.
+    { args: [at], before: 'ulimit -f 8' },
+  )
+  t.deepEqual(told.sizes, [4096, 0])
+  t.deepEqual(told.outcomes[0], ['ERR_URING_SHORT_WRITE', 4096])
+  t.is((told.outcomes[1] as unknown[])[0], 'ECANCELED')
+})
+
+// ---- use ------------------------------------------------------------------------------------------
+
+async function copy(queue: Queue, from: string, to: string, blockBytes: number): Promise<void> {
+  const [source, dest] = [await queue.open(from), await queue.open(to, 'w')]
+  const { size } = await source.stat()
+  const pairs: Promise<unknown>[] = []
+  for (let at = 0; at < size; at += blockBytes) {
+    const block = queue.alloc(Math.min(blockBytes, size - at))
+    pairs.push(
+      queue.submit([op.read(source, block, at), op.write(dest, block, at)], {
+        link: 'soft',
+        throwOnError: true,
+      }),
+    )
+  }
+  await Promise.all(pairs)
+  await Promise.all([source.close(), dest.close()])
+}
+
+test('a file is copied by linked pairs of a read and a write', async (t) => {
+  const queue = ring(t, { entries: 64 })
+  const content = pattern(3 * MIB + 77)
+  const [from, to] = [scratch(t, content), scratch(t)]
+  await copy(queue, from, to, 10_000)
+  t.true(fs.readFileSync(to).equals(content))
+  assertIdle(t, queue)
+})
+
+test('a plain buffer is copied when its chain is staged: a write does not see what a read of the chain brings', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const [source, dest] = [await queue.open(scratch(t, pattern(100))), await queue.open(at, 'w')]
+  const plain = Buffer.alloc(100, 1)
+  t.deepEqual(
+    await queue.submit([op.read(source, plain, 0), op.write(dest, plain, 0)], { link: 'soft' }),
+    [100, 100],
+  )
+  t.true(plain.equals(pattern(100)))
+  t.true(fs.readFileSync(at).equals(Buffer.alloc(100, 1)))
+})
+
+test('write, fdatasync and rename as one chain replace a file', async (t) => {
+  const queue = ring(t)
+  const at = folder(t)
+  fs.writeFileSync(path.join(at, 'file'), 'old')
+  const file = await queue.open(path.join(at, 'new'), 'w')
+  const chain = [
+    op.write(file, Buffer.from('new content'), 0),
+    op.datasync(file),
+    op.rename(path.join(at, 'new'), path.join(at, 'file')),
+  ]
+  t.deepEqual(await queue.submit(chain, { link: 'soft' }), [11, 0, 0])
+  t.deepEqual(fs.readdirSync(at), ['file'])
+  t.is(fs.readFileSync(path.join(at, 'file'), 'utf8'), 'new content')
+  assertIdle(t, queue)
+})
+
+test('a chain that drains starts after all that is staged, and what is staged later after all of it', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'w+')
+  const order: string[] = []
+  const before = Array.from({ length: 100 }, (_, i) =>
+    file.writeAt(queue.alloc(10).fill(i), i * 10).then(() => order.push('before')),
+  )
+  const target = queue.alloc(1000)
+  const chain = queue
+    .submit([op.read(file, target, 0), op.timeout(20), op.truncate(file, 5)], {
+      link: 'soft',
+      drain: true,
+    })
+    .then((results) => order.push(String(results)))
+  const later = file.readAt(queue.alloc(100), 0).then((count) => order.push(`later ${count}`))
+  await Promise.all([...before, chain, later])
+  t.deepEqual(order.slice(0, 100), times(100, 'before'))
+  t.deepEqual(order.slice(100), ['1000,0,0', 'later 5'])
+  t.true(target.every((byte, i) => byte === Math.floor(i / 10)))
+  assertIdle(t, queue)
+})

@@ -1,0 +1,224 @@
+// queue.commit: callers share an fdatasync, and none is told that it is durable by one that had begun
+// before its data was written.
+
+import fs from 'node:fs'
+import { setImmediate, setTimeout } from 'node:timers/promises'
+import test from 'ava'
+import { type File, Queue } from 'node-uring'
+import { fuse } from './helpers/fuse.js'
+import { pattern, random } from './helpers/random.js'
+import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
+import { fifo, scratch } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
+
+const fuseTest = needs(test, {
+  root: true,
+  that: { holds: fs.existsSync('/dev/fuse'), reason: 'needs /dev/fuse' },
+})
+
+/** What each promise came to: 'done', or the error's code. */
+function codes(promises: readonly Promise<unknown>[]): Promise<unknown[]> {
+  return Promise.all(
+    promises.map((promise) =>
+      promise.then(
+        () => 'done',
+        (error: Caught) => error.code,
+      ),
+    ),
+  )
+}
+
+test('all that commit a file in one turn share one fdatasync, and each file has its own', async (t) => {
+  const queue = ring(t)
+  const [one, other] = [await queue.open(scratch(t), 'w'), await queue.open(scratch(t), 'w')]
+  await one.writeAt(pattern(100), 0)
+  const { submitted } = queue.stats()
+  const commits = Array.from({ length: 500 }, (_, i) => queue.commit(i % 5 === 0 ? other : one))
+  t.deepEqual(new Set(await Promise.all(commits)), new Set([undefined]))
+  t.is(queue.stats().submitted - submitted, 2)
+  for (let i = 0; i < 3; i++) await queue.commit(one)
+  t.is(queue.stats().submitted - submitted, 5)
+  assertIdle(t, queue)
+})
+
+test('who comes when it has been submitted shares the next one, which begins when it is over', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w')
+  const { submitted } = queue.stats()
+  const order: string[] = []
+  const commit = (name: string) => queue.commit(file).then(() => void order.push(name))
+  const first = [commit('first'), commit('first')]
+  queue.flush()
+  const second = [commit('second'), commit('second')]
+  queue.flush()
+  const third = commit('second')
+  await Promise.all([...first, ...second, third])
+  t.deepEqual(order, ['first', 'first', 'second', 'second', 'second'])
+  t.is(queue.stats().submitted - submitted, 2)
+  // A callback of the first is no caller of before.
+  await commit('a').then(() => commit('b'))
+  t.is(queue.stats().submitted - submitted, 4)
+  assertIdle(t, queue)
+})
+
+test('what cannot be synced, is closed or is no file of the queue is refused', async (t) => {
+  const queue = ring(t)
+  const other = ring(t)
+  const file = await queue.open(scratch(t), 'w')
+  t.is(thrown(() => other.commit(file)).code, 'ERR_INVALID_ARG_VALUE')
+  for (const none of [undefined, {}, Object.create(Object.getPrototypeOf(file))]) {
+    t.is(thrown(() => queue.commit(none as File)).code, 'ERR_INVALID_ARG_TYPE')
+  }
+  const stream = await queue.open(fifo(t), 'r+')
+  const [error, same] = await Promise.all(
+    [queue.commit(stream), queue.commit(stream)].map(rejection),
+  )
+  t.is(error?.message, 'EINVAL: invalid argument, fdatasync')
+  t.is(same?.message, error?.message)
+  await file.close()
+  t.is((await rejection(queue.commit(file))).message, 'EBADF: bad file descriptor, fdatasync')
+  await queue.close()
+  t.is((await rejection(queue.commit(stream))).code, 'EBADF')
+  assertIdle(t, other)
+})
+
+fuseTest(
+  'a commit is told of only by an fdatasync that began when what was written before was there',
+  async (t) => {
+    const log = scratch(t, Buffer.alloc(0))
+    const mounted = await fuse(t, 'sync', { file: { syncMs: 15, log } })
+    const queue = ring(t)
+    const file = await queue.open(mounted.at('file'), 'r+')
+    const r = random(3)
+    const wrong: string[] = []
+    const writer = async (index: number): Promise<void> => {
+      for (let round = 0; round < 8; round++) {
+        const place = (index * 8 + round) * 64
+        await file.writeAt(pattern(64, place + 1), place)
+        if (r.below(3) === 0) await setTimeout(r.below(20))
+        if (r.below(3) === 0) queue.flush()
+        await queue.commit(file)
+        // The server writes the log before it replies, so that all that counts is in it by now.
+        const lines = fs.readFileSync(log, 'utf8').split('\n')
+        const written = lines.indexOf(`w ${place}`)
+        const begun = lines.indexOf('s', written)
+        const ended = lines.indexOf('e', begun)
+        if (written < 0 || begun < 0 || ended < 0) wrong.push(`${place}: ${lines.slice(-8)}`)
+      }
+    }
+    await Promise.all(Array.from({ length: 12 }, (_, i) => writer(i)))
+    t.deepEqual(wrong, [])
+    const syncs = fs
+      .readFileSync(log, 'utf8')
+      .split('\n')
+      .filter((line) => line === 's').length
+    t.true(syncs < 60, `${syncs} fdatasyncs for 96 commits`)
+    assertIdle(t, queue)
+  },
+)
+
+fuseTest('an fdatasync that fails rejects all who shared it, and nobody else', async (t) => {
+  const mounted = await fuse(t, 'sync', { file: { syncMs: 300, syncErrnos: [0, 5, 0, 28] } })
+  const queue = ring(t)
+  const file = await queue.open(mounted.at('file'), 'r+')
+  const groups: Promise<unknown>[][] = []
+  for (let i = 0; i < 4; i++) {
+    // The one before runs now, so that these gather for the next.
+    queue.flush()
+    const group = Array.from({ length: 1 + i }, () => queue.commit(file))
+    for (const promise of group) promise.catch(() => {})
+    await groups.at(-1)?.[0]?.catch(() => {})
+    groups.push(group)
+  }
+  t.deepEqual(await codes(groups.flat()), [
+    'done',
+    ...['EIO', 'EIO'],
+    ...['done', 'done', 'done'],
+    ...['ENOSPC', 'ENOSPC', 'ENOSPC', 'ENOSPC'],
+  ])
+  const errors = await Promise.all((groups[1] ?? []).map(rejection))
+  t.is(errors[0]?.message, 'EIO: i/o error, fdatasync')
+  t.not(errors[0], errors[1], 'each caller has an error of its own')
+  assertIdle(t, queue)
+})
+
+fuseTest('a caller who gives up leaves the others their fdatasync', async (t) => {
+  const log = scratch(t, Buffer.alloc(0))
+  const mounted = await fuse(t, 'sync', { file: { syncMs: 1500, log } })
+  const queue = ring(t)
+  const file = await queue.open(mounted.at('file'), 'r+')
+  const controller = new AbortController()
+  const { signal } = controller
+  const commits = [
+    queue.commit(file),
+    queue.commit(file, { signal }),
+    queue.commit(file, { timeoutMs: 10 }),
+  ]
+  queue.flush()
+  // Of the next group all but one give up; of a third, all.
+  const next = [queue.commit(file, { signal }), queue.commit(file)]
+  await setTimeout(30)
+  controller.abort('enough')
+  t.deepEqual(await codes([...commits, ...next]), [
+    'done',
+    'ABORT_ERR',
+    'ERR_URING_TIMEOUT',
+    'ABORT_ERR',
+    'done',
+  ])
+  const running = queue.commit(file)
+  queue.flush()
+  const given = [queue.commit(file, { timeoutMs: 1 }), queue.commit(file, { timeoutMs: 1 })]
+  t.deepEqual(await codes([running, ...given]), ['done', 'ERR_URING_TIMEOUT', 'ERR_URING_TIMEOUT'])
+  await setImmediate()
+  const syncs = fs
+    .readFileSync(log, 'utf8')
+    .split('\n')
+    .filter((line) => line === 's').length
+  t.is(syncs, 3, 'nobody waited for a fourth')
+  assertIdle(t, queue)
+})
+
+for (const what of ['file', 'queue'] as const) {
+  fuseTest(
+    `closing the ${what} waits for commits that were called for before, the next group too`,
+    async (t) => {
+      const mounted = await fuse(t, 'sync', { file: { syncMs: 300 } })
+      const queue = ring(t)
+      const file = await queue.open(mounted.at('file'), 'r+')
+      const commits = [queue.commit(file)]
+      queue.flush()
+      commits.push(queue.commit(file), queue.commit(file))
+      const closed = (what === 'file' ? file : queue).close()
+      const late = await rejection(queue.commit(file))
+      t.is(late.code, what === 'file' ? 'EBADF' : 'ERR_URING_CLOSED')
+      await closed
+      t.deepEqual(await codes(commits), ['done', 'done', 'done'])
+      t.is(queue.stats().pending, 0)
+    },
+  )
+
+  fuseTest(
+    `closing the ${what} with a time ends commits, and none is left without an answer`,
+    async (t) => {
+      t.timeout(60_000)
+      const mounted = await fuse(t, 'sync', { file: { syncMs: 300 } })
+      const queue = new Queue()
+      const file = await queue.open(mounted.at('file'), 'r+')
+      const commits = [queue.commit(file)]
+      queue.flush()
+      commits.push(queue.commit(file), queue.commit(file))
+      const ends = codes(commits)
+      await setTimeout(5)
+      // The kernel cannot take an fdatasync back that runs; the close may say so.
+      await (what === 'file' ? file : queue).close({ timeoutMs: 0 }).catch((error: Caught) => {
+        t.is(error.code, 'ERR_URING_BUSY')
+      })
+      for (const code of await ends) {
+        t.true(['done', 'ABORT_ERR', 'ERR_URING_CLOSED'].includes(String(code)), String(code))
+      }
+      await queue.close({ timeoutMs: 0 }).catch(() => {})
+      t.is(queue.stats().pending, 0)
+    },
+  )
+}

@@ -1,0 +1,696 @@
+// `signal` and `timeoutMs`: what ends an operation before its time, on every operation there is. It is
+// that operation and no other, it settles when the kernel has let go, and what was faster wins.
+
+import { getEventListeners } from 'node:events'
+import fs from 'node:fs'
+import path from 'node:path'
+import { setTimeout } from 'node:timers/promises'
+import test, { type ExecutionContext } from 'ava'
+import fc from 'fast-check'
+import { type File, type LimitOptions, op, type Queue } from 'node-uring'
+import { assertEnded, runChild } from './helpers/child.js'
+import { pattern, random } from './helpers/random.js'
+import { assertIdle, type Caught, isPending, rejection, ring } from './helpers/ring.js'
+import { fifo, folder, scratch } from './helpers/scratch.js'
+
+const MIB = 1 << 20
+const SLOTS = 65_536
+
+/** Every method that takes limits, by name, called with these. */
+function everything(
+  queue: Queue,
+  file: File,
+  appending: File,
+  at: string,
+): Record<string, (limits: LimitOptions) => Promise<unknown>> {
+  const [buffer, mine] = [Buffer.alloc(64), queue.alloc(64)]
+  const positions = Float64Array.of(0, 16, 32)
+  return {
+    readAt: (limits) => file.readAt(buffer, 0, limits),
+    'readAt in place': (limits) => file.readAt(mine, 0, limits),
+    bytesAt: (limits) => file.bytesAt(0, 64, limits),
+    'bytesAt of 1 MiB': (limits) => file.bytesAt(0, MIB, limits),
+    writeAt: (limits) => file.writeAt(buffer, 0, limits),
+    'writeAt with datasync': (limits) => file.writeAt(mine, 0, { ...limits, datasync: true }),
+    'writeAt of nothing with datasync': (limits) =>
+      file.writeAt(Buffer.alloc(0), 0, { ...limits, datasync: true }),
+    append: (limits) => appending.append(buffer, limits),
+    sync: (limits) => file.sync(limits),
+    datasync: (limits) => file.datasync(limits),
+    truncate: (limits) => file.truncate(1000, limits),
+    stat: (limits) => file.stat(limits),
+    open: (limits) => queue.open(path.join(at, 'opened'), 'w', limits),
+    'open direct': (limits) =>
+      queue.open(path.join(at, 'direct'), 'w', { ...limits, direct: true }),
+    nop: (limits) => queue.nop(limits),
+    nops: (limits) => queue.nops(40_000, limits),
+    sleep: (limits) => queue.sleep(1, limits),
+    submit: (limits) => queue.submit([op.nop(), op.nop()], { ...limits, throwOnError: true }),
+    'submit of a chain': (limits) =>
+      queue.submit([op.nop(), op.fsync(file)], { ...limits, link: 'soft', throwOnError: true }),
+    readMany: (limits) => file.readMany(positions, 16, buffer, limits),
+    'readMany in place': (limits) => file.readMany(positions, 16, mine, limits),
+    writeMany: (limits) => file.writeMany(positions, 16, buffer, limits),
+    commit: (limits) => queue.commit(file, limits),
+    replaceFile: (limits) => queue.replaceFile(path.join(at, 'replaced'), 'content', limits),
+  }
+}
+
+async function prepared(t: ExecutionContext, queue: Queue) {
+  const at = folder(t)
+  fs.writeFileSync(path.join(at, 'file'), pattern(MIB))
+  fs.writeFileSync(path.join(at, 'appending'), '')
+  const file = await queue.open(path.join(at, 'file'), 'r+')
+  const appending = await queue.open(path.join(at, 'appending'), 'a')
+  return everything(queue, file, appending, at)
+}
+
+const WRITES = /^(write|append|replace)/
+
+test('every operation with a signal that was aborted before, or no time at all, stages nothing', async (t) => {
+  const queue = ring(t)
+  const calls = await prepared(t, queue)
+  const reason = new Error('the reason')
+  const signal = AbortSignal.abort(reason)
+  const { submitted } = queue.stats()
+  for (const [name, call] of Object.entries(calls)) {
+    const aborted = await rejection(call({ signal }))
+    t.like(aborted, { name: 'AbortError', code: 'ABORT_ERR', cause: reason } as never, name)
+    t.is(aborted.message, 'The operation was aborted')
+    const late = await rejection(call({ timeoutMs: 0 }))
+    t.is(late.code, 'ERR_URING_TIMEOUT', name)
+    t.regex(late.message, /not done within 0 ms/, name)
+    const both = await rejection(call({ signal, timeoutMs: 0 }))
+    t.is(both.code, 'ABORT_ERR', name)
+    if (WRITES.test(name) && !/nothing/.test(name)) {
+      t.is(aborted.bytesWritten, 0, name)
+      t.is(late.bytesWritten, 0, name)
+    }
+  }
+  t.is(queue.stats().submitted, submitted)
+  t.is(getEventListeners(signal, 'abort').length, 0)
+  assertIdle(t, queue)
+})
+
+test('every operation whose limits are not reached does what it does without, and leaves no listener', async (t) => {
+  const queue = ring(t)
+  const calls = await prepared(t, queue)
+  const { signal } = new AbortController()
+  for (const [name, call] of Object.entries(calls)) {
+    await t.notThrowsAsync(call({ signal }), name)
+    await t.notThrowsAsync(call({ timeoutMs: 100_000 }), name)
+    await t.notThrowsAsync(call({ signal, timeoutMs: 2 ** 31 - 1 }), name)
+    await t.notThrowsAsync(call({ signal: undefined, timeoutMs: undefined }), name)
+  }
+  t.is(getEventListeners(signal, 'abort').length, 0)
+  assertIdle(t, queue)
+})
+
+test('every operation that is aborted in the turn of its call settles, by the abort or with its result', async (t) => {
+  const queue = ring(t)
+  const calls = await prepared(t, queue)
+  for (const [name, call] of Object.entries(calls)) {
+    for (const submitFirst of [false, true]) {
+      const controller = new AbortController()
+      const outcome = call({ signal: controller.signal }).then(
+        () => 'done',
+        (error: Caught) => error.code,
+      )
+      if (submitFirst) queue.flush()
+      controller.abort()
+      const code = await outcome
+      t.true(code === 'ABORT_ERR' || (submitFirst && code === 'done'), `${name}: ${code}`)
+    }
+  }
+  assertIdle(t, queue)
+})
+
+test('what is wrong with the limits of an operation throws, and stages nothing', async (t) => {
+  const queue = ring(t)
+  const calls = await prepared(t, queue)
+  const { submitted } = queue.stats()
+  const bad: [unknown, string][] = [
+    [{ signal: {} }, 'ERR_INVALID_ARG_TYPE'],
+    [{ signal: 'abort' }, 'ERR_INVALID_ARG_TYPE'],
+    [{ signal: null }, 'ERR_INVALID_ARG_TYPE'],
+    [{ timeoutMs: '5' }, 'ERR_INVALID_ARG_TYPE'],
+    [{ timeoutMs: -1 }, 'ERR_OUT_OF_RANGE'],
+    [{ timeoutMs: 1.5 }, 'ERR_OUT_OF_RANGE'],
+    [{ timeoutMs: Number.NaN }, 'ERR_OUT_OF_RANGE'],
+    [{ timeoutMs: Infinity }, 'ERR_OUT_OF_RANGE'],
+  ]
+  for (const [name, call] of Object.entries(calls)) {
+    for (const [limits, code] of bad) {
+      // A few methods are async, and reject.
+      const error = await rejection((async () => call(limits as LimitOptions))())
+      t.is(error.code, code, `${name} ${JSON.stringify(limits)}`)
+    }
+  }
+  t.is(queue.stats().submitted, submitted)
+  assertIdle(t, queue)
+})
+
+// ---- signals ----------------------------------------------------------------------------------------
+
+test('thousands of operations on one signal add one listener, which goes with the last', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const controller = new AbortController()
+  const { signal } = controller
+  const mine = queue.alloc(3000)
+  const reads = Array.from({ length: 3000 }, (_, i) =>
+    stream.readAt(mine.subarray(i, i + 1), 0, { signal }),
+  )
+  const nops = Array.from({ length: 3000 }, () => queue.nop({ signal }))
+  t.is(getEventListeners(signal, 'abort').length, 1)
+  await Promise.all(nops)
+  t.is(getEventListeners(signal, 'abort').length, 1)
+  controller.abort('why')
+  const errors = await Promise.all(reads.map(rejection))
+  t.true(errors.every((error) => error.code === 'ABORT_ERR' && error.cause === 'why'))
+  t.is(getEventListeners(signal, 'abort').length, 0)
+  // Another queue has a listener of its own.
+  const other = ring(t)
+  const [one, two] = [
+    queue.sleep(60_000, { signal: AbortSignal.timeout(5) }),
+    other.nop({ signal: new AbortController().signal }),
+  ]
+  await two
+  t.like(await rejection(one), { code: 'ABORT_ERR' } as never)
+  assertIdle(t, queue)
+})
+
+test('cancelling what was not submitted costs no enter, and nothing is asked of the kernel', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(1000)), 'r+')
+  await queue.nop()
+  const { submitted, cancels, enters } = queue.stats()
+  const controller = new AbortController()
+  const { signal } = controller
+  const works = [
+    ...Array.from({ length: 500 }, () => queue.nop({ signal })),
+    ...Array.from({ length: 500 }, () => file.readAt(Buffer.alloc(9), 0, { signal })),
+    queue.sleep(10_000, { signal }),
+    file.writeAt(Buffer.alloc(9), 0, { signal, datasync: true }),
+    queue.nops(20_000, { signal }),
+  ]
+  controller.abort()
+  for (const error of await Promise.all(works.map(rejection))) t.is(error.code, 'ABORT_ERR')
+  const after = queue.stats()
+  t.deepEqual([after.submitted, after.cancels, after.enters], [submitted, cancels, enters])
+  assertIdle(t, queue)
+})
+
+test('a cancel is of one operation among 10,000 that are the same', async (t) => {
+  t.timeout(120_000)
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const mine = queue.alloc(10_000)
+  const controllers = Array.from({ length: 10_000 }, () => new AbortController())
+  const settled: number[] = []
+  const reads = controllers.map(({ signal }, i) =>
+    stream.readAt(mine.subarray(i, i + 1), 0, { signal }).then(
+      (count) => {
+        settled.push(i)
+        return count
+      },
+      (error: Caught) => {
+        settled.push(i)
+        return error.code
+      },
+    ),
+  )
+  await queue.sleep(1)
+  const chosen = [0, 1, 4999, 7777, 9999]
+  for (const i of chosen) {
+    controllers[i]?.abort()
+    t.is(await reads[i], 'ABORT_ERR')
+  }
+  await queue.sleep(20)
+  t.deepEqual(settled, chosen)
+  fs.writeSync(stream.fd, Buffer.alloc(9995, 1))
+  const results = await Promise.all(reads)
+  t.is(results.filter((result) => result === 1).length, 9995)
+  t.is(
+    mine.reduce((sum, byte) => sum + byte, 0),
+    9995,
+  )
+  assertIdle(t, queue)
+})
+
+test('an abort that is too late changes nothing', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(1000)))
+  const controller = new AbortController()
+  t.is(await file.readAt(Buffer.alloc(10), 0, { signal: controller.signal }), 10)
+  const other = file.readAt(Buffer.alloc(20), 0)
+  controller.abort()
+  t.is(await other, 20)
+  // Complete, and not yet told of: the result is what counts.
+  const second = new AbortController()
+  const reading = file.readAt(queue.alloc(30), 0, { signal: second.signal })
+  queue.flush()
+  second.abort()
+  t.is(await reading, 30)
+  assertIdle(t, queue)
+})
+
+test('an operation that was taken over by the next in its record is not reached by the first one’s signal', async (t) => {
+  const queue = ring(t)
+  for (let i = 0; i < 200; i++) {
+    const controller = new AbortController()
+    await queue.nop({ signal: controller.signal, timeoutMs: 10_000 })
+    const next = queue.nop()
+    controller.abort()
+    await t.notThrowsAsync(next)
+  }
+})
+
+test.serial('a cancelled open leaves no descriptor behind', async (t) => {
+  const queue = ring(t)
+  const name = fifo(t)
+  const open = (): number => fs.readdirSync('/proc/self/fd').length
+  await queue.nop()
+  const before = open()
+  for (let i = 0; i < 40; i++) {
+    const controller = new AbortController()
+    const opening = queue.open(name, i % 2 === 0 ? 'r' : 'w', { signal: controller.signal })
+    const outcome = opening.then((file) => file.close()).catch((error: Caught) => error.code)
+    if (i % 3 > 0) queue.flush()
+    if (i % 3 > 1) await setTimeout(2)
+    // Half of them meet the other side at the same moment.
+    if (i % 4 > 1) fs.closeSync(fs.openSync(name, fs.constants.O_RDWR | fs.constants.O_NONBLOCK))
+    controller.abort()
+    const code = await outcome
+    t.true(code === 'ABORT_ERR' || code === undefined, String(code))
+  }
+  const late = await rejection(queue.open(name, 'r', { timeoutMs: 20 }))
+  t.is(late.code, 'ERR_URING_TIMEOUT')
+  t.is(open(), before)
+  t.is(queue.stats().files, 0)
+  assertIdle(t, queue)
+})
+
+test('an abort inside a completion, and beside listeners that throw, reaches its operations', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const controller = new AbortController()
+  const { signal } = controller
+  const reads = Array.from({ length: 10 }, () => stream.readAt(Buffer.alloc(1), 0, { signal }))
+  const outcomes = Promise.all(reads.map(rejection))
+  void queue.nop().then(() => controller.abort())
+  for (const error of await outcomes) t.is(error.code, 'ABORT_ERR')
+  // Whatever a listener throws is reported by Node as uncaught; the operations end all the same.
+  const ended = await runChild(
+    `import { Queue } from 'node-uring'
+     const uncaught = []
+     process.on('uncaughtException', (error) => uncaught.push(error.message))
+     const queue = new Queue()
+     const controller = new AbortController()
+     const { signal } = controller
+     const boom = (what) => () => { throw new Error(what) }
+     signal.addEventListener('abort', boom('before'))
+     const sleeping = queue.sleep(60_000, { signal }).catch((error) => error.code)
+     signal.addEventListener('abort', boom('after'))
+     controller.abort()
+     console.log(await sleeping, ...uncaught.sort())`,
+  )
+  assertEnded(t, ended, { stdout: 'ABORT_ERR after before\n' })
+  assertIdle(t, queue)
+})
+
+test('an abort inside an abort listener of another operation settles both', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const [first, second] = [new AbortController(), new AbortController()]
+  const reads = [first, second, first].map(({ signal }) =>
+    rejection(stream.readAt(Buffer.alloc(1), 0, { signal })),
+  )
+  first.signal.addEventListener('abort', () => second.abort())
+  first.abort()
+  for (const error of await Promise.all(reads)) t.is(error.code, 'ABORT_ERR')
+  assertIdle(t, queue)
+})
+
+// ---- batches and chains -------------------------------------------------------------------------------
+
+test('a signal ends a batch: what was done has its count, the rest an AbortError, nothing more begins', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const controller = new AbortController()
+  const list = [
+    op.nop(),
+    ...Array.from({ length: 5000 }, () => op.read(stream, Buffer.alloc(1), 0)),
+  ]
+  const batch = queue.submit(list, { signal: controller.signal })
+  t.true(await isPending(batch, 20))
+  const { submitted } = queue.stats()
+  t.true(submitted < 3000)
+  controller.abort('enough')
+  const [nop, ...reads] = await batch
+  t.is(nop, 0)
+  t.true(reads.every((result) => (result as Caught).code === 'ABORT_ERR'))
+  t.true(queue.stats().submitted < 6000, 'no read began after the abort')
+  const error = await rejection(queue.submit(list, { timeoutMs: 20, throwOnError: true }))
+  t.is(error.code, 'ERR_URING_TIMEOUT')
+  assertIdle(t, queue)
+})
+
+test('a signal ends a chain at the member that runs, or before it began', async (t) => {
+  const queue = ring(t, { bounceBytes: 2 * MIB })
+  const stream = await queue.open(fifo(t), 'r+')
+  for (const link of ['soft', 'hard'] as const) {
+    const controller = new AbortController()
+    const { signal } = controller
+    const list = [op.nop(), op.read(stream, queue.alloc(1), 0), op.nop()]
+    const chain = queue.submit(list, { link, signal })
+    t.true(await isPending(chain, 20))
+    controller.abort()
+    const [first, second, third] = (await chain) as (number | Caught)[]
+    t.is(first, 0)
+    t.is((second as Caught).code, 'ABORT_ERR')
+    t.true(third === 0 || (third as Caught).code === 'ABORT_ERR', link)
+
+    // One that waits for memory never begins.
+    const holding = new AbortController()
+    const holds = rejection(stream.readAt(Buffer.alloc(MIB), 0, { signal: holding.signal }))
+    const big = [op.read(stream, Buffer.alloc(MIB), 0), op.read(stream, Buffer.alloc(MIB), 0)]
+    const waiting = new AbortController()
+    const waits = queue.submit(big, { link, signal: waiting.signal })
+    const behind = queue.submit(big, { link, timeoutMs: 20 })
+    t.true(await isPending(waits, 20))
+    waiting.abort()
+    for (const result of await waits) t.is((result as Caught).code, 'ABORT_ERR')
+    for (const result of await behind) t.is((result as Caught).code, 'ERR_URING_TIMEOUT')
+    holding.abort()
+    await holds
+  }
+  assertIdle(t, queue)
+})
+
+test('what comes behind an fsync in a chain can be cancelled while that runs', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w')
+  for (let i = 0; i < 50; i++) {
+    const controller = new AbortController()
+    const list = [op.write(file, Buffer.alloc(4096), 0), op.fsync(file), op.nop(), op.fsync(file)]
+    const chain = queue.submit(list, { link: 'soft', signal: controller.signal })
+    queue.flush()
+    if (i % 2 === 0) await queue.nop()
+    controller.abort()
+    const results = await chain
+    let failed = false
+    for (const result of results) {
+      if (failed) t.true(result instanceof Error, 'a chain went on behind what was cancelled')
+      failed = result instanceof Error
+    }
+  }
+  assertIdle(t, queue)
+})
+
+// ---- deadlines --------------------------------------------------------------------------------------
+
+test('a deadline ends what is with the kernel, waits for a slot, or waits for memory', async (t) => {
+  t.timeout(180_000)
+  const queue = ring(t, { bounceBytes: 2 * MIB })
+  const stream = await queue.open(fifo(t), 'r+')
+  const started = performance.now()
+  const error = await rejection(stream.readAt(queue.alloc(1), 0, { timeoutMs: 30 }))
+  t.like(error, { code: 'ERR_URING_TIMEOUT', timeoutMs: 30, syscall: 'read' } as never)
+  t.is(error.message, 'The read was not done within 30 ms')
+  t.true(performance.now() - started >= 29.9)
+  // All memory for copies is taken.
+  const holds = [0, 1].map(() => stream.readAt(Buffer.alloc(MIB), 0))
+  const outcome = Promise.allSettled(holds)
+  const waits = rejection(stream.readAt(Buffer.alloc(10), 0, { timeoutMs: 25 }))
+  t.is(queue.stats().waiting, 1)
+  t.is((await waits).code, 'ERR_URING_TIMEOUT')
+  // All slots are taken.
+  const mine = queue.alloc(SLOTS)
+  const reads = Array.from({ length: SLOTS }, (_, i) => stream.readAt(mine.subarray(i, i + 1), 0))
+  const all = Promise.allSettled(reads)
+  const before = queue.stats().waiting
+  const nop = queue.nop({ timeoutMs: 40 })
+  const write = file(queue, t).then((it) => it.writeAt(mine.subarray(0, 5), 0, { timeoutMs: 40 }))
+  write.catch(() => {})
+  t.is((await rejection(nop)).code, 'ERR_URING_TIMEOUT')
+  t.true(queue.stats().waiting >= before)
+  await stream.close({ timeoutMs: 0 })
+  await Promise.all([outcome, all])
+  await write.catch(() => {})
+  assertIdle(t, queue)
+})
+
+function file(queue: Queue, t: ExecutionContext): Promise<File> {
+  return queue.open(scratch(t), 'w', { timeoutMs: 40 })
+}
+
+test('a write to a stream that is full is cancelled with the bytes that it had written', async (t) => {
+  const queue = ring(t)
+  const name = fifo(t)
+  const [reader, writer] = await Promise.all([queue.open(name, 'r'), queue.open(name, 'w')])
+  for (const memory of [Buffer.alloc(3 * MIB, 3), queue.alloc(3 * MIB).fill(3)]) {
+    for (const kind of ['timeoutMs', 'signal'] as const) {
+      const limits = kind === 'signal' ? { signal: AbortSignal.timeout(100) } : { timeoutMs: 100 }
+      const error = await rejection(writer.writeAt(memory, 0, limits))
+      t.is(error.code, kind === 'timeoutMs' ? 'ERR_URING_TIMEOUT' : 'ABORT_ERR')
+      const written = error.bytesWritten as number
+      t.true(written > 0 && written < memory.length, `${written} bytes, ${kind}`)
+      let read = 0
+      while (read < written) {
+        read += (await reader.bytesAt(0, written - read, { timeoutMs: 10_000 })).length
+      }
+      // Not a byte more is in it.
+      t.is((await rejection(reader.bytesAt(0, 1, { timeoutMs: 20 }))).code, 'ERR_URING_TIMEOUT')
+    }
+  }
+  assertIdle(t, queue)
+})
+
+test('deadlines in any order: none is lost, none comes before its time, and what is faster wins', async (t) => {
+  t.timeout(180_000)
+  const queue = ring(t)
+  const plan = fc.array(
+    fc.record({
+      timeoutMs: fc.integer({ min: 1, max: 60 }),
+      sleepMs: fc.integer({ min: 0, max: 60 }),
+      turn: fc.boolean(),
+    }),
+    { minLength: 1, maxLength: 120, size: 'max' },
+  )
+  await fc.assert(
+    fc.asyncProperty(plan, async (steps) => {
+      const works: Promise<void>[] = []
+      for (const { timeoutMs, sleepMs, turn } of steps) {
+        const started = performance.now()
+        works.push(
+          queue.sleep(sleepMs, { timeoutMs }).then(
+            () => {
+              const ms = performance.now() - started
+              if (ms < sleepMs - 0.5) throw new Error(`slept ${ms} of ${sleepMs} ms`)
+            },
+            (error: Caught) => {
+              const ms = performance.now() - started
+              if (error.code !== 'ERR_URING_TIMEOUT') throw error
+              if (ms < timeoutMs) throw new Error(`ended after ${ms} of ${timeoutMs} ms`)
+              // On a busy machine both may be due; without one, the sleep is over first.
+              if (sleepMs + 30 < timeoutMs && ms < sleepMs + 20) {
+                throw new Error(`a sleep of ${sleepMs} ms was not over after ${ms} ms`)
+              }
+            },
+          ),
+        )
+        if (turn) await queue.nop()
+      }
+      await Promise.all(works)
+      if (queue.stats().pending !== 0) throw new Error('something is left')
+    }),
+    { numRuns: 25, seed: 5 },
+  )
+  assertIdle(t, queue)
+})
+
+test('50,000 deadlines, each earlier than the one before, take no longer than others', async (t) => {
+  t.timeout(60_000)
+  const queue = ring(t)
+  await Promise.all(Array.from({ length: 50_000 }, (_, i) => queue.nop({ timeoutMs: 100_000 - i })))
+  const stream = await queue.open(fifo(t), 'r+')
+  const mine = queue.alloc(2000)
+  const reads = Array.from({ length: 2000 }, (_, i) =>
+    rejection(stream.readAt(mine.subarray(i, i + 1), 0, { timeoutMs: 300 - (i % 200) })),
+  )
+  for (const error of await Promise.all(reads)) t.is(error.code, 'ERR_URING_TIMEOUT')
+  assertIdle(t, queue)
+})
+
+test('a deadline that nothing waits for any more keeps no process alive', async (t) => {
+  const ended = await runChild(
+    `import { Queue } from 'node-uring'
+     const queue = new Queue()
+     await queue.nop({ timeoutMs: 50_000 })
+     await Promise.all([queue.nop({ timeoutMs: 40_000 }), queue.nop({ timeoutMs: 60_000 })])
+     console.log('done')`,
+    { timeoutMs: 30_000 },
+  )
+  assertEnded(t, ended, { stdout: 'done\n' })
+  t.true(ended.ms < 30_000)
+})
+
+// ---- a storm ----------------------------------------------------------------------------------------
+
+/** What a storm counts. */
+interface Storm {
+  begun: number
+  done: number
+  aborted: number
+  late: number
+}
+
+test.serial(
+  '100,000 operations aborted at random moments all settle, and every byte is accounted for',
+  async (t) => {
+    t.timeout(300_000)
+    const queue = ring(t, { bounceBytes: 8 * MIB }, 300_000)
+    const content = pattern(MIB)
+    const source = await queue.open(scratch(t, content))
+    const stream = await queue.open(fifo(t), 'r+')
+    const at = scratch(t)
+    const dest = await queue.open(at, 'w+')
+    const r = random(2026)
+    const count: Storm = { begun: 0, done: 0, aborted: 0, late: 0 }
+    const wrong: string[] = []
+    /** By place: how many bytes of it the write said it wrote. */
+    const written: { place: number; length: number; bytes: number; whole: boolean }[] = []
+    const controllers = new Set<AbortController>()
+    const limits = (): LimitOptions => {
+      const kind = r.below(10)
+      if (kind === 0) return { timeoutMs: 1 + r.below(30) }
+      const controller = new AbortController()
+      controllers.add(controller)
+      if (r.below(8) === 0) queueMicrotask(() => controller.abort())
+      return kind < 4
+        ? { signal: controller.signal, timeoutMs: 1 + r.below(60) }
+        : { signal: controller.signal }
+    }
+    const track = async (what: string, promise: Promise<unknown>): Promise<void> => {
+      try {
+        await promise
+        count.done++
+      } catch (error) {
+        const { code } = error as Caught
+        if (code === 'ABORT_ERR') count.aborted++
+        else if (code === 'ERR_URING_TIMEOUT') count.late++
+        else wrong.push(`${what}: ${(error as Error).stack}`)
+      }
+    }
+    const small = Buffer.alloc(4096)
+    const one = (index: number): Promise<unknown> => {
+      const from = r.below(MIB - 70_000)
+      switch (index % 8) {
+        case 0: {
+          const target = r.below(2) === 0 ? Buffer.alloc(500) : queue.alloc(500)
+          return source.readAt(target, from, limits()).then((bytes) => {
+            if (bytes !== 500 || !target.equals(content.subarray(from, from + 500)))
+              wrong.push(`read ${index}`)
+          })
+        }
+        case 1:
+          return stream.readAt(small.subarray(0, 8), 0, limits())
+        case 2: {
+          const large = index % 1600 === 2
+          const length = 1 + r.below(large ? 300_000 : 3000)
+          const place = large ? 40 * MIB + (index / 1600) * 300_001 : (index >> 3) * 3001
+          const entry = { place: Math.floor(place), length, bytes: 0, whole: false }
+          written.push(entry)
+          const bytes = Buffer.alloc(length, 1 + (index % 250))
+          return dest
+            .writeAt(bytes, entry.place, { ...limits(), datasync: index % 800 === 2 })
+            .then(
+              (done) => {
+                entry.bytes = done
+                entry.whole = true
+              },
+              (error: Caught) => {
+                entry.bytes = error.bytesWritten as number
+                throw error
+              },
+            )
+        }
+        case 3:
+          return queue.sleep(r.below(40), limits())
+        case 4:
+          return queue.nop(limits())
+        case 5:
+          return index % 40 === 5
+            ? queue.submit(
+                [
+                  op.nop(),
+                  op.timeout(r.below(20)),
+                  op.read(source, Buffer.alloc(40), from),
+                  op.nop(),
+                ],
+                {
+                  link: (['none', 'soft', 'hard'] as const)[r.below(3)] as 'none',
+                  throwOnError: true,
+                  ...limits(),
+                },
+              )
+            : queue.nop(limits())
+        case 6:
+          return index % 80 === 6
+            ? source.readMany(
+                Float64Array.from({ length: 50 }, () => r.below(MIB)),
+                16,
+                Buffer.alloc(800),
+                limits(),
+              )
+            : source.bytesAt(from, 100, limits())
+        default:
+          return index % 200 === 7
+            ? queue.commit(dest, limits())
+            : queue.nops(1 + r.below(50), limits())
+      }
+    }
+    const works: Promise<void>[] = []
+    const allows = /ECANCELED/
+    for (let index = 0; index < 100_000; index++) {
+      count.begun++
+      works.push(track(String(index), one(index)))
+      if (index % 50 === 49) {
+        for (const controller of controllers) {
+          if (r.below(3) > 0) continue
+          controller.abort()
+          controllers.delete(controller)
+        }
+      }
+      if (index % 500 === 499) {
+        if (r.below(2) === 0) fs.writeSync(stream.fd, small.subarray(0, 8 * r.below(20)))
+        if (r.below(4) === 0) queue.flush()
+        if (r.below(3) === 0) await queue.nop()
+        if (r.below(6) === 0) await setTimeout(1)
+      }
+    }
+    for (const controller of controllers) controller.abort()
+    await Promise.all(works)
+    t.is(count.done + count.aborted + count.late, count.begun - wrong.length)
+    // A chain that was cut short says ECANCELED behind what was aborted.
+    t.deepEqual(wrong.filter((what) => !allows.test(what)).slice(0, 5), [])
+    t.true(count.done > 10_000 && count.aborted > 10_000 && count.late > 100, JSON.stringify(count))
+    const bytes = fs.readFileSync(at)
+    const lost: string[] = []
+    written.sort((a, b) => a.place - b.place)
+    for (const [i, { place, length, bytes: told, whole }] of written.entries()) {
+      if (whole && told !== length) lost.push(`${place}: ${told} of ${length}`)
+      const end = Math.min(place + length, written[i + 1]?.place ?? Infinity)
+      for (let byte = place; byte < end; byte++) {
+        const there = (bytes[byte] ?? 0) !== 0
+        if (there !== byte < place + told) {
+          lost.push(`byte ${byte - place} of ${length} at ${place}, ${told} told`)
+          break
+        }
+      }
+    }
+    t.deepEqual(lost.slice(0, 5), [])
+    assertIdle(t, queue)
+  },
+)

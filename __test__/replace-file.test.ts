@@ -1,0 +1,334 @@
+// queue.replaceFile: all of the old or all of the new, and nothing left beside it, whatever happens.
+
+import fs from 'node:fs'
+import path from 'node:path'
+import { setImmediate } from 'node:timers/promises'
+import test from 'ava'
+import { Queue } from 'node-uring'
+import { childJson } from './helpers/child.js'
+import { pattern } from './helpers/random.js'
+import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
+import { fifo, folder, tmpfs } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
+
+const MIB = 1 << 20
+
+/** What a mode says of permissions. */
+const permissions = (at: string): number => fs.statSync(at).mode & 0o7777
+
+test('a file is made or replaced, of any content', async (t) => {
+  const queue = ring(t)
+  const at = folder(t)
+  const name = path.join(at, 'file')
+  const mine = queue.alloc(3 * MIB)
+  pattern(3 * MIB).copy(mine)
+  const contents = [
+    'Text with ünïcode',
+    '',
+    pattern(10),
+    Buffer.alloc(0),
+    pattern(5 * MIB),
+    mine,
+    new Uint16Array([1, 2, 3]),
+    new DataView(new ArrayBuffer(9), 2, 5),
+  ]
+  for (const content of contents) {
+    for (const target of [name, Buffer.from(name), new URL(`file://${name}`)]) {
+      t.is(await queue.replaceFile(target, content), undefined)
+      const expected =
+        typeof content === 'string'
+          ? Buffer.from(content)
+          : Buffer.from(content.buffer, content.byteOffset, content.byteLength)
+      t.true(fs.readFileSync(name).equals(expected))
+      t.deepEqual(fs.readdirSync(at), ['file'])
+    }
+  }
+  assertIdle(t, queue)
+})
+
+test('the file is another one: who has the old one open keeps its content', async (t) => {
+  const queue = ring(t)
+  const name = path.join(folder(t), 'file')
+  fs.writeFileSync(name, 'old')
+  const old = await queue.open(name)
+  const { ino } = fs.statSync(name)
+  await queue.replaceFile(name, 'new')
+  t.is((await old.bytesAt(0, 10)).toString(), 'old')
+  t.not(fs.statSync(name).ino, ino)
+})
+
+test('permissions are kept, or those that are given, or those of any new file', async (t) => {
+  const queue = ring(t)
+  const at = folder(t)
+  const name = path.join(at, 'file')
+  const umask = process.umask()
+  await queue.replaceFile(name, 'x')
+  t.is(permissions(name), 0o666 & ~umask)
+  for (const mode of [0o600, 0o777, 0o4755, 0o444]) {
+    fs.chmodSync(name, mode)
+    await queue.replaceFile(name, 'y')
+    t.is(permissions(name), mode)
+  }
+  await queue.replaceFile(name, 'z', { mode: 0o640 })
+  t.is(permissions(name), 0o640 & ~umask)
+  await queue.replaceFile(path.join(at, 'other'), 'z', { mode: '600' })
+  t.is(permissions(path.join(at, 'other')), 0o600)
+  assertIdle(t, queue)
+})
+
+needs(test, { root: true })('the owner is kept', async (t) => {
+  const queue = ring(t)
+  const name = path.join(folder(t), 'file')
+  fs.writeFileSync(name, 'old', { mode: 0o6755 })
+  fs.chownSync(name, 1234, 2345)
+  fs.chmodSync(name, 0o6755)
+  await queue.replaceFile(name, 'new')
+  const { uid, gid } = fs.statSync(name)
+  t.deepEqual([uid, gid, permissions(name)], [1234, 2345, 0o6755])
+})
+
+test('links are followed to the file they lead to, or to the one they would make', async (t) => {
+  const queue = ring(t)
+  const at = folder(t)
+  for (const name of ['a', 'b']) fs.mkdirSync(path.join(at, name))
+  const file = path.join(at, 'b', 'file')
+  const [link, second, third] = ['link', 'second', 'third'].map((name) => path.join(at, 'a', name))
+  fs.symlinkSync('../b/file', link as string)
+  fs.symlinkSync(link as string, second as string)
+  fs.symlinkSync('second', third as string)
+  for (const name of [third, second, link]) {
+    // The first time there is nothing at the end.
+    await queue.replaceFile(name as string, `by ${name}`)
+    t.is(fs.readFileSync(file, 'utf8'), `by ${name}`)
+  }
+  t.true([link, second, third].every((name) => fs.lstatSync(name as string).isSymbolicLink()))
+  t.deepEqual(
+    [fs.readdirSync(path.join(at, 'a')), fs.readdirSync(path.join(at, 'b'))],
+    [['link', 'second', 'third'], ['file']],
+  )
+  // A folder that is a link, and a path from the current folder.
+  fs.symlinkSync('b', path.join(at, 'folder'))
+  await queue.replaceFile(path.join(at, 'folder', 'file'), 'through a folder')
+  await queue.replaceFile(path.relative('.', path.join(at, 'relative')), 'relative')
+  t.is(fs.readFileSync(file, 'utf8'), 'through a folder')
+  t.is(fs.readFileSync(path.join(at, 'relative'), 'utf8'), 'relative')
+  const [one, two] = [path.join(at, 'one'), path.join(at, 'two')]
+  fs.symlinkSync(one, two)
+  fs.symlinkSync(two, one)
+  t.is((await rejection(queue.replaceFile(one, 'x'))).code, 'ELOOP')
+  assertIdle(t, queue)
+})
+
+test('what cannot be replaced rejects in the words of node:fs, and nothing is left behind', async (t) => {
+  const queue = ring(t)
+  const at = folder(t)
+  const [missing, below] = [path.join(at, 'missing', 'file'), path.join(at, 'plain', 'file')]
+  fs.writeFileSync(path.join(at, 'plain'), 'old')
+  fs.mkdirSync(path.join(at, 'folder'))
+  const stream = fifo(t)
+  const cases: [string, string][] = [
+    [missing, `ENOENT: no such file or directory, open '${missing}'`],
+    [below, 'ENOTDIR: not a directory, '],
+    [path.join(at, 'folder'), `EISDIR: illegal operation on a directory, open '${at}/folder'`],
+    [`${at}/folder/`, 'EISDIR: illegal operation on a directory, open'],
+    [stream, 'EINVAL: invalid argument, open'],
+    ['/dev/null', "EINVAL: invalid argument, open '/dev/null'"],
+    [path.join(at, 'x'.repeat(300)), 'ENAMETOOLONG'],
+  ]
+  for (const [name, message] of cases) {
+    const error = await rejection(queue.replaceFile(name, 'new'))
+    t.true(error.message.startsWith(message), error.message)
+    t.is(error.path, name)
+    t.regex(error.stack as string, /replace-file\.test/)
+  }
+  t.deepEqual(fs.readdirSync(at).sort(), ['folder', 'plain'])
+  t.is(fs.readFileSync(path.join(at, 'plain'), 'utf8'), 'old')
+  t.true(fs.statSync(stream).isFIFO() && fs.statSync('/dev/null').isCharacterDevice())
+  const bad: [string, () => unknown][] = [
+    ['ERR_INVALID_ARG_TYPE', () => queue.replaceFile(1 as never, 'x')],
+    ['ERR_INVALID_ARG_TYPE', () => queue.replaceFile(at, 1 as never)],
+    ['ERR_INVALID_ARG_TYPE', () => queue.replaceFile(at, undefined as never)],
+    ['ERR_INVALID_ARG_TYPE', () => queue.replaceFile(at, 'x', null as never)],
+    ['ERR_INVALID_ARG_VALUE', () => queue.replaceFile('a\0b', 'x')],
+    ['ERR_INVALID_ARG_VALUE', () => queue.replaceFile(at, 'x', { mode: 'rwx' })],
+    ['ERR_OUT_OF_RANGE', () => queue.replaceFile(at, 'x', { timeoutMs: -1 })],
+  ]
+  for (const [code, call] of bad) t.is(thrown(call).code, code)
+  assertIdle(t, queue)
+})
+
+test('an array that is transferred meanwhile replaces nothing', async (t) => {
+  const queue = ring(t)
+  const at = folder(t)
+  const name = path.join(at, 'file')
+  for (const memory of [
+    new Uint8Array(100).fill(65),
+    new Float64Array(3),
+    new DataView(new ArrayBuffer(8)),
+  ]) {
+    fs.writeFileSync(name, 'old')
+    const replacing = rejection(queue.replaceFile(name, memory))
+    structuredClone(memory.buffer, { transfer: [memory.buffer] })
+    const error = await replacing
+    t.is(error.code, 'ERR_URING_BUFFER_DETACHED')
+    t.is(fs.readFileSync(name, 'utf8'), 'old')
+    t.deepEqual(fs.readdirSync(at), ['file'])
+  }
+  assertIdle(t, queue)
+})
+
+needs(test, { root: true })(
+  'a full file system keeps the old content, and the space that was used is free again',
+  async (t) => {
+    const queue = ring(t)
+    const at = tmpfs(t, 2 * MIB)
+    const name = path.join(at, 'file')
+    fs.writeFileSync(name, pattern(MIB))
+    for (const content of [pattern(3 * MIB), queue.alloc(3 * MIB)]) {
+      const error = await rejection(queue.replaceFile(name, content))
+      t.is(error.message, `ENOSPC: no space left on device, write '${name}'`)
+      t.true(fs.readFileSync(name).equals(pattern(MIB)))
+      t.deepEqual(fs.readdirSync(at), ['file'])
+    }
+    await queue.replaceFile(name, pattern(MIB - 9000))
+    assertIdle(t, queue)
+  },
+)
+
+needs(test, { root: true })(
+  'who may not write to the folder is refused, and who may not have the owner is the owner',
+  async (t) => {
+    const at = folder(t)
+    for (const name of ['closed', 'open']) fs.mkdirSync(path.join(at, name))
+    for (const name of ['closed/file', 'open/file'])
+      fs.writeFileSync(path.join(at, name), 'old', { mode: 0o644 })
+    fs.chmodSync(at, 0o755)
+    fs.chmodSync(path.join(at, 'open'), 0o777)
+    const told = await childJson<unknown>(
+      `import fs from 'node:fs'
+     import { Queue } from 'node-uring'
+     process.setgroups([])
+     process.setgid(65534)
+     process.setuid(65534)
+     const at = process.argv[1]
+     const queue = new Queue()
+     const refused = await queue.replaceFile(at + '/closed/file', 'new').catch((error) => error.message)
+     await queue.replaceFile(at + '/open/file', 'new')
+     await queue.close()
+     const { uid, mode } = fs.statSync(at + '/open/file')
+     console.log(JSON.stringify([refused, uid, mode & 0o777, fs.readdirSync(at + '/closed'), fs.readdirSync(at + '/open')]))`,
+      { args: [at] },
+    )
+    t.deepEqual(told, [
+      `EACCES: permission denied, open '${at}/closed/file'`,
+      65534,
+      0o644,
+      ['file'],
+      ['file'],
+    ])
+    t.is(fs.readFileSync(path.join(at, 'closed', 'file'), 'utf8'), 'old')
+  },
+)
+
+// ---- ended before its time ------------------------------------------------------------------------------
+
+/** How many operations one replacement submits. */
+async function steps(queue: Queue, name: string): Promise<number> {
+  const { submitted } = queue.stats()
+  await queue.replaceFile(name, pattern(3 * MIB, 1))
+  return queue.stats().submitted - submitted
+}
+
+for (const how of ['aborted', 'out of time', 'closed'] as const) {
+  test(`a replacement that is ${how} at any of its steps leaves the old or the new, and nothing else`, async (t) => {
+    t.timeout(120_000)
+    const at = folder(t)
+    const name = path.join(at, 'file')
+    const counting = ring(t)
+    const all = await steps(counting, name)
+    t.true(all > 6)
+    const [old, content] = [pattern(3 * MIB, 1), pattern(3 * MIB, 2)]
+    const seen = new Set<string>()
+    for (let step = 0; step <= all; step++) {
+      fs.writeFileSync(name, old)
+      const queue = new Queue()
+      const controller = new AbortController()
+      const limits =
+        how === 'aborted'
+          ? { signal: controller.signal }
+          : how === 'closed'
+            ? {}
+            : { timeoutMs: 1 + step }
+      let over = false
+      const replacing = queue.replaceFile(name, content, limits).then(
+        () => 'done',
+        (error: Caught) => String(error.code),
+      )
+      void replacing.then(() => {
+        over = true
+      })
+      while (!over && queue.stats().submitted < step) await setImmediate()
+      if (how === 'aborted') controller.abort()
+      const closed = how === 'closed' ? queue.close({ timeoutMs: 0 }) : undefined
+      const code = await replacing
+      await closed
+      const now = fs.readFileSync(name)
+      const which = now.equals(old) ? 'old' : now.equals(content) ? 'new' : 'torn'
+      seen.add(`${code} ${which}`)
+      t.deepEqual(fs.readdirSync(at), ['file'], `step ${step}: ${code}`)
+      t.not(which, 'torn')
+      if (code === 'done') t.is(which, 'new')
+      if (how !== 'closed') assertIdle(t, queue)
+      await queue.close()
+    }
+    const codes = { aborted: 'ABORT_ERR', closed: 'ABORT_ERR', 'out of time': 'ERR_URING_TIMEOUT' }
+    t.true(seen.has(`${codes[how]} old`), [...seen].join())
+    if (how !== 'out of time')
+      t.true(seen.has('done new') || seen.has(`${codes[how]} new`), [...seen].join())
+  })
+}
+
+test('a queue that is closed gracefully lets a replacement end first', async (t) => {
+  t.timeout(60_000)
+  const at = folder(t)
+  const name = path.join(at, 'file')
+  for (let turns = 0; turns < 15; turns++) {
+    fs.writeFileSync(name, 'old')
+    const queue = new Queue()
+    const replacing = queue.replaceFile(name, `new ${turns}`)
+    for (let turn = 0; turn < turns; turn++) await setImmediate()
+    await queue.close()
+    t.is(fs.readFileSync(name, 'utf8'), `new ${turns}`)
+    t.is(await replacing, undefined)
+    t.deepEqual(fs.readdirSync(at), ['file'])
+  }
+})
+
+test('many replacements of one file at once leave one of their contents, whole', async (t) => {
+  const queue = ring(t, { bounceBytes: 4 * MIB })
+  const at = folder(t)
+  const name = path.join(at, 'file')
+  const contents = Array.from({ length: 40 }, (_, i) => Buffer.alloc(100_000 + i, i + 1))
+  let torn = 0
+  let over = false
+  const reading = (async () => {
+    while (!over) {
+      await setImmediate()
+      if (!fs.existsSync(name)) continue
+      const now = fs.readFileSync(name)
+      if (
+        now.length < 100_000 ||
+        !now.every((byte) => byte === now[0]) ||
+        now.length !== 99_999 + (now[0] as number)
+      )
+        torn++
+    }
+  })()
+  await Promise.all(contents.map((content) => queue.replaceFile(name, content)))
+  over = true
+  await reading
+  t.is(torn, 0)
+  t.true(contents.some((content) => content.equals(fs.readFileSync(name))))
+  t.deepEqual(fs.readdirSync(at), ['file'])
+  assertIdle(t, queue)
+})

@@ -1,0 +1,41 @@
+// The packages under other runtimes than Node.js, from npm. Neither exports libuv's functions so that
+// they can be called: a thread waits for completions there.
+
+import fs from 'node:fs'
+import path from 'node:path'
+import test from 'ava'
+import { fixture } from '../helpers/child.js'
+import { fromNpm } from '../helpers/npm.js'
+import { type Project, pack, project } from '../helpers/packed.js'
+import { needs } from '../helpers/skip.js'
+
+let app: Project
+const undo: (() => void)[] = []
+const scene = { teardown: (step: () => void) => void undo.unshift(step) }
+
+test.before('packing and installing', async (t) => {
+  t.timeout(180_000)
+  app = await project(scene, (await pack(scene)).tarballs)
+})
+test.after.always('removing it', () => {
+  for (const step of undo) step()
+})
+
+for (const [name, npm, binary, args] of [
+  ['Bun', '@oven/bun-linux-x64', 'bin/bun', ['run']],
+  ['Deno', '@deno/linux-x64-glibc', 'deno', ['run', '-A']],
+] as const) {
+  const { at, that } = fromNpm(npm)
+  const runtime = path.join(at, binary)
+  for (const backend of ['io_uring', 'node:fs']) {
+    needs(test.serial, { that })(`on ${name} all of it works on ${backend}`, async (t) => {
+      t.timeout(120_000)
+      const smoke = fs
+        .readFileSync(fixture('smoke.mjs'), 'utf8')
+        .replace('process.argv[2]', `'.'`)
+        .replace('new Queue({', `new Queue({ backend: '${backend}', `)
+      const said = await app.run('smoke.mjs', smoke, runtime, args)
+      t.true(said.startsWith(`smoke: {"backend":"${backend}"`), said)
+    })
+  }
+}
