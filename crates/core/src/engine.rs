@@ -144,6 +144,7 @@ enum Life {
 }
 
 /// A ring with all it needs, for one thread.
+#[allow(clippy::struct_excessive_bools)] // Each answers a question of its own.
 pub struct Engine {
     ring: Ring,
     polled: Option<Box<Polled>>,
