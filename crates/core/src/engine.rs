@@ -8,6 +8,7 @@ mod end;
 mod gather;
 mod many;
 mod order;
+mod pipe;
 mod polled;
 mod stage;
 mod turn;
@@ -32,6 +33,7 @@ use order::Order;
 use polled::Polled;
 
 pub use many::ManyRequest;
+pub use pipe::Pipe;
 pub use turn::InlinePolicy;
 
 /// Completions handed over at once.
