@@ -3,7 +3,6 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import test, { type ExecutionContext } from 'ava'
 import fc from 'fast-check'
 import type { Queue, QueueOptions } from 'node-uring'
 import { childJson } from './helpers/child.js'
@@ -12,6 +11,7 @@ import { pattern, random } from './helpers/random.js'
 import { assertIdle, type Caught, isPending, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
 const GUARD = 0xa5

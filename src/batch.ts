@@ -9,21 +9,12 @@ import {
   FLAG_LINK,
   isOutgoing,
   OP_CLOSE,
-  OP_FALLOCATE,
-  OP_FSYNC,
-  OP_FTRUNCATE,
   OP_LINK_TIMEOUT,
-  OP_LINKAT,
-  OP_MKDIRAT,
   OP_NOP,
-  OP_RENAMEAT,
-  OP_STATX,
-  OP_SYMLINKAT,
-  OP_SYNC_FILE_RANGE,
-  OP_UNLINKAT,
   syscallOf,
 } from './backend.js'
 import { BatchOperation, type Result } from './batch-operation.js'
+import { decider } from './chain.js'
 import { ERRNO } from './errno.js'
 import {
   abortError,
@@ -38,15 +29,7 @@ import { checkLimits, type LimitOptions, type Limits, overBefore } from './limit
 import { hasBytes } from './memory.js'
 import { checkModifiers } from './modifiers.js'
 import type { Operations } from './operations.js'
-import {
-  KIND_CALL,
-  KIND_TRANSFER,
-  type Operation,
-  OVER,
-  STAGED,
-  WAITS_FOR_MEMORY,
-  WAITS_FOR_SLOT,
-} from './slots.js'
+import { KIND_CALL, KIND_TRANSFER, type Operation } from './slots.js'
 import { checkBoolean, checkOptions } from './validate.js'
 
 const { EBADF, ECANCELED } = ERRNO
@@ -219,6 +202,11 @@ export class Batch {
     })
   }
 
+  /** Whether what follows one that failed is done all the same. */
+  get isHard(): boolean {
+    return this.#link === FLAG_HARDLINK
+  }
+
   #firstFailure(): Error | undefined {
     const failed = (result: BatchResult<Result>, index: number) =>
       result instanceof Error &&
@@ -367,7 +355,7 @@ export class Batch {
     for (const [index, op] of members.entries()) {
       op.first = members[0]
       if (index === members.length - 1) continue
-      const decides = this.#link === FLAG_LINK ? decider(members, index) : undefined
+      const decides = decider(members, index, this.#link === FLAG_LINK)
       if (decides === undefined) op.flags |= this.#link
       else decides.rest = members.slice(index + 1)
     }
@@ -390,123 +378,4 @@ export class Batch {
     file?.leave()
     other?.leave()
   }
-}
-
-/**
- * The kernel does not end a chain when one of these fails: they do not call `req_set_fail`
- * (io_uring/sync.c, truncate.c, fs.c, statx.c). So what follows is staged when they have succeeded.
- */
-function failsUnnoticed(op: Operation | undefined): boolean {
-  switch (op?.opcode) {
-    case OP_FALLOCATE:
-    case OP_FSYNC:
-    case OP_FTRUNCATE:
-    case OP_LINKAT:
-    case OP_MKDIRAT:
-    case OP_RENAMEAT:
-    case OP_STATX:
-    case OP_SYMLINKAT:
-    case OP_SYNC_FILE_RANGE:
-    case OP_UNLINKAT:
-      return true
-    default:
-      return false
-  }
-}
-
-/** Whose success what comes after `index` waits for, if it is not the kernel that sees to that. */
-function decider(members: readonly Operation[], index: number): Operation | undefined {
-  const [op, next] = [members[index] as Operation, members[index + 1]]
-  // Its bound goes to the kernel together with it.
-  if (failsUnnoticed(op)) return next?.opcode === OP_LINK_TIMEOUT ? undefined : op
-  const before = members[index - 1]
-  return op.opcode === OP_LINK_TIMEOUT && failsUnnoticed(before) ? before : undefined
-}
-
-/** Stages a chain whole, or says what it has to wait for; then it holds nothing. */
-export function startChain(operations: Operations, first: Operation): number {
-  const members = first.chain as readonly Operation[]
-  const batch = first.batch as Batch
-  const cancelled = members.find((op) => op.cancelled)
-  if (cancelled !== undefined) {
-    // None has begun, and a limit is one for all of them: each says so.
-    const { late, watch } = cancelled
-    if (late || watch?.signal.aborted === true) {
-      for (const op of members) {
-        op.late = late
-        op.cancelled = true
-      }
-    }
-    endChain(operations, members, batch)
-    return OVER
-  }
-  for (const op of members) {
-    if (operations.slots.assign(op)) continue
-    for (const other of members) operations.slots.unassign(other)
-    return WAITS_FOR_SLOT
-  }
-  const held: Operation[] = []
-  for (const op of members) {
-    if (op.kind !== KIND_TRANSFER) continue
-    const outcome = operations.transfers.prepare(op)
-    if (outcome === STAGED) {
-      held.push(op)
-      continue
-    }
-    for (const other of held) operations.transfers.letGo(other)
-    if (outcome === WAITS_FOR_MEMORY) return WAITS_FOR_MEMORY
-    // It has settled with what is wrong; the others cannot go without it.
-    endChain(operations, members, batch)
-    return OVER
-  }
-  stageChain(operations, members, batch)
-  return STAGED
-}
-
-function stageChain(operations: Operations, members: readonly Operation[], batch: Batch): void {
-  for (const [index, op] of members.entries()) {
-    const refusal =
-      op.kind === KIND_TRANSFER
-        ? operations.transfers.stage(op, op.opcode | op.flags)
-        : operations.stageCall(op)
-    if (refusal === undefined) {
-      op.staged = true
-      if ((op.flags & (FLAG_LINK | FLAG_HARDLINK)) === 0) return
-      continue
-    }
-    // The engine cancels what of the chain it has; the rest will not begin.
-    const rest = members.slice(index + 1)
-    for (const other of [op, ...rest]) {
-      if (other.kind === KIND_TRANSFER) operations.transfers.letGo(other)
-    }
-    operations.refused(op, refusal)
-    endChain(operations, rest, batch)
-    return
-  }
-}
-
-/** Goes on with a chain behind a member whose failure the kernel would not have noticed. */
-export function goOnWithChain(
-  operations: Operations,
-  members: readonly Operation[],
-  batch: Batch,
-  succeeded: boolean,
-): void {
-  if (succeeded && !members.some((op) => op.cancelled)) {
-    stageChain(operations, members, batch)
-    return
-  }
-  for (const op of members) if (op.kind === KIND_TRANSFER) operations.transfers.letGo(op)
-  endChain(operations, members, batch)
-}
-
-/** Ends those members that are still under way; none of them is staged. */
-function endChain(operations: Operations, members: readonly Operation[], batch: Batch): void {
-  for (const op of members) if (op.batch === batch) operations.finish(op, -ECANCELED)
-}
-
-/** How a member of a chain ends: it is not gone on with, and a short write is no success. */
-export function endOfMember(op: Operation, count: number): number | Error {
-  if (!isOutgoing(op.opcode) || count === op.length) return count
-  return uringError('ERR_URING_SHORT_WRITE', { bytesWritten: count, lengthBytes: op.length })
 }

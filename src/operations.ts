@@ -11,6 +11,7 @@ import {
   isOutgoing,
   OP_NOP,
   OP_OPENAT,
+  OP_READ,
   OP_STATX,
   OP_TIMEOUT,
   REFUSED_CLOSED,
@@ -22,7 +23,8 @@ import {
   syscallOf,
   syscallOfCall,
 } from './backend.js'
-import { type Batch, goOnWithChain, startChain } from './batch.js'
+import type { Batch } from './batch.js'
+import { goOnWithChain, startChain } from './chain.js'
 import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
 import type { File } from './file.js'
@@ -316,6 +318,17 @@ export class Operations {
   }
 
   #take(op: Operation, result: number): void {
+    if (op.rest === undefined) {
+      this.#takeOne(op, result)
+      return
+    }
+    const { rest, batch, opcode, lead, length } = op
+    this.#takeOne(op, result)
+    const whole = opcode === OP_READ ? result - lead >= length : result >= 0
+    goOnWithChain(this, rest, batch as Batch, whole)
+  }
+
+  #takeOne(op: Operation, result: number): void {
     op.staged = false
     // A worker that a cancel takes out of a call says so with EINTR.
     if (result === -EINTR && op.cancelled) result = -ECANCELED
@@ -334,11 +347,9 @@ export class Operations {
   #arriveCall(op: Operation, result: number): void {
     // ETIME is how a timeout says that its time has come; one that counts waits for something else.
     if (op.opcode === OP_TIMEOUT && result === -ETIME && op.length === 0) result = 0
-    const { rest, batch } = op
     if (result >= 0 && op.opcode === OP_OPENAT) this.settle(op, this.backend.takeOpened(op.slot))
     else if (result >= 0 && op.opcode === OP_STATX) this.settle(op, this.backend.takeStat(op.slot))
     else this.finish(op, result)
-    if (rest !== undefined) goOnWithChain(this, rest, batch as Batch, result >= 0)
   }
 
   /**

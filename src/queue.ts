@@ -218,12 +218,13 @@ export class Queue extends Paths {
    * Many operations, made by {@link op}, for one promise. Resolves when all are over with what each
    * came to, in their order: a count of bytes, 0 where there is nothing to count, or an Error.
    *
-   * `link` makes a chain of them, which goes to the kernel whole, in one submission (of a soft one, what
-   * follows an fsync, truncate, rename or unlink when that has succeeded), and needs a queue with as
-   * many entries, and bounce memory for all its plain buffers at once; what can never fit throws
-   * `ERR_URING_UNSUPPORTED`. A write in a chain that was short gives `ERR_URING_SHORT_WRITE`. Without
-   * `link` reads are filled and writes complete, as by {@link File.readAt} and {@link File.writeAt}.
-   * `signal` and `timeoutMs` are for each of them.
+   * `link` makes a chain of them, which goes to the kernel whole, in one submission, and needs a queue
+   * with as many entries, and bounce memory for all its plain buffers at once; what can never fit throws
+   * `ERR_URING_UNSUPPORTED`. (What follows an fsync, truncate, rename or unlink in a soft chain goes when
+   * that has succeeded, and where memory is copied what follows a read that a later write takes its
+   * bytes from.) A write in a chain that was short gives `ERR_URING_SHORT_WRITE`. Without `link` reads
+   * are filled and writes complete, as by {@link File.readAt} and {@link File.writeAt}. `signal` and
+   * `timeoutMs` are for each of them.
    */
   submit<const List extends readonly BatchOperation<Result>[]>(
     operations: List,

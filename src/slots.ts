@@ -54,7 +54,7 @@ export class Operation {
   /** Of the first member of a chain: all members. Of every member: the first. */
   chain: readonly Operation[] | undefined = undefined
   first: Operation | undefined = undefined
-  /** Of a member that decides whether the chain goes on: what follows it, not staged yet. */
+  /** Of a member of a chain whose end what follows waits for: that, not staged yet. */
   rest: readonly Operation[] | undefined = undefined
   /** Flags and modifiers beside the opcode. */
   flags = 0

@@ -22,7 +22,7 @@ import {
   TAKE_TOO_LONG,
   TRANSFER_BYTES_MAX,
 } from './backend.js'
-import { endOfMember } from './batch.js'
+import { endOfMember } from './chain.js'
 import { ERRNO } from './errno.js'
 import { internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'

@@ -149,11 +149,7 @@ function call(request: Request, timers: Timers, done: Done): number | undefined 
       stat(request, done)
       return undefined
     case OP_TIMEOUT:
-      request.withdraw = timers.after(
-        timeLeftMs(request),
-        () => done(-ERRNO.ETIME),
-        (request.flags & FLAG_QUIET) !== 0,
-      )
+      timeout(request, timers, () => done(-ERRNO.ETIME))
       return undefined
     case OP_RENAMEAT:
       // Node has no renameat2(2), whose flags ask for more than rename(2) does.
@@ -178,6 +174,20 @@ function call(request: Request, timers: Timers, done: Done): number | undefined 
     default:
       return -ERRNO.EINVAL
   }
+}
+
+function timeout(request: Request, timers: Timers, expired: () => void): void {
+  const quiet = (request.flags & FLAG_QUIET) !== 0
+  const counts = request.length > 0
+  request.withdraw = timers.after(
+    timeLeftMs(request),
+    () => {
+      // What is complete already, and not yet seen because the thread was busy, counts.
+      if (counts) request.withdraw = timers.after(0, expired, quiet)
+      else expired()
+    },
+    quiet,
+  )
 }
 
 /** How long a timeout still has, in milliseconds. */
