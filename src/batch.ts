@@ -7,11 +7,13 @@ import {
   FLAG_DRAIN,
   FLAG_HARDLINK,
   FLAG_LINK,
+  isOutgoing,
+  OP_CLOSE,
   OP_LINK_TIMEOUT,
   OP_NOP,
-  OP_WRITE,
   syscallOf,
 } from './backend.js'
+import { BatchOperation, type Result } from './batch-operation.js'
 import { decider } from './chain.js'
 import { ERRNO } from './errno.js'
 import {
@@ -22,9 +24,10 @@ import {
   systemError,
   uringError,
 } from './errors.js'
+import type { FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { hasBytes } from './memory.js'
-import { BatchOperation } from './op.js'
+import { checkModifiers } from './modifiers.js'
 import type { Operations } from './operations.js'
 import { KIND_CALL, KIND_TRANSFER, type Operation } from './slots.js'
 import { checkBoolean, checkOptions } from './validate.js'
@@ -62,15 +65,15 @@ const LINKS = new Map([
   ['hard', FLAG_HARDLINK],
 ])
 
-/** What one operation of a batch came to: a count, 0 where there is nothing to count, or its error. */
-export type BatchResult = number | Error
+/** What one operation of a batch came to: what its constructor says, or its error. */
+export type BatchResult<T = number> = T | Error
 
 /** See {@link Queue.submit}. Throws what is wrong with the arguments before anything is staged. */
 export function submit(
   operations: Operations,
-  list: readonly BatchOperation[],
+  list: readonly BatchOperation<Result>[],
   options: SubmitOptions = {},
-): Promise<BatchResult[]> {
+): Promise<BatchResult<Result>[]> {
   if (!Array.isArray(list)) throw invalidArgType('operations', 'an instance of Array', list)
   checkOptions(options)
   const { link = 'none', drain = false, throwOnError = false } = options
@@ -82,9 +85,9 @@ export function submit(
   checkBoolean(throwOnError, 'options.throwOnError')
   const limits = checkLimits(options)
   // Read once, by index: what is checked is what is begun, whatever the array has for accessors.
-  const ours: BatchOperation[] = []
+  const ours: BatchOperation<Result>[] = []
   for (let index = 0; index < list.length; index++) {
-    ours.push(list[index] as BatchOperation)
+    ours.push(list[index] as BatchOperation<Result>)
     checkOperation(operations, ours, index, linkFlag !== 0)
   }
   if (linkFlag !== 0) checkChain(operations, ours)
@@ -103,8 +106,16 @@ function checkOperation(
   const made = list[index]
   const name = `operations[${index}]`
   if (!BatchOperation.isMade(made)) throw invalidArgType(name, 'made by op', made)
-  if (made.file !== undefined && made.file.operations !== operations) {
-    throw invalidArgValue(name, made, 'is on a file of another queue')
+  for (const file of [made.file, made.other]) {
+    if (file !== undefined && file.operations !== operations) {
+      throw invalidArgValue(name, made, 'is on a file of another queue')
+    }
+  }
+  operations.kernel.require(made.opcode)
+  checkModifiers(operations, made.flags)
+  made.check?.(operations)
+  if (linked && made.opcode === OP_CLOSE) {
+    throw invalidArgValue(name, made, 'cannot be in a chain: it waits for what uses the file')
   }
   if (made.opcode !== OP_LINK_TIMEOUT) return
   const before = list[index - 1] as BatchOperation | undefined
@@ -114,8 +125,8 @@ function checkOperation(
 }
 
 /** A chain goes to the kernel whole: one that can never fit would wait for ever. */
-function checkChain(operations: Operations, list: readonly BatchOperation[]): void {
-  const { entries } = operations
+function checkChain(operations: Operations, list: readonly BatchOperation<Result>[]): void {
+  const { entries } = operations.kernel
   if (list.length > entries) {
     const feature = `A chain of ${list.length} operations`
     const needs = `a queue with as many entries (this one has ${entries})`
@@ -134,13 +145,13 @@ function checkChain(operations: Operations, list: readonly BatchOperation[]): vo
 /** The operations of one call of `submit`, and what they came to. */
 export class Batch {
   readonly #operations: Operations
-  readonly #list: readonly BatchOperation[]
+  readonly #list: readonly BatchOperation<Result>[]
   readonly #link: number
   /** Whether the next one that is begun drains: the first that can be. */
   #drain: boolean
   readonly #limits: Limits | undefined
   /** What each came to. What could not be begun has its error from the start. */
-  readonly #results: BatchResult[]
+  readonly #results: BatchResult<Result>[]
   /** Keeps the queue from closing between the operations of a long batch. */
   #whole: Operation | undefined
   readonly #wholeNumber: number
@@ -152,7 +163,7 @@ export class Batch {
 
   constructor(
     operations: Operations,
-    list: readonly BatchOperation[],
+    list: readonly BatchOperation<Result>[],
     link: number,
     drain: boolean,
     limits: Limits | undefined,
@@ -162,18 +173,23 @@ export class Batch {
     this.#link = link
     this.#drain = drain
     this.#limits = limits
-    this.#results = new Array<BatchResult>(list.length).fill(0)
-    for (const [index, { file, opcode }] of list.entries()) {
-      if (file === undefined) continue
-      if (file.closed) this.#results[index] = systemError(EBADF, syscallOf(opcode))
+    this.#results = new Array<BatchResult<Result>>(list.length).fill(0)
+    for (const [index, { file, other, opcode }] of list.entries()) {
+      // A close would wait for itself.
+      if (opcode === OP_CLOSE) continue
+      if (file?.closed || other?.closed) {
+        this.#results[index] = systemError(EBADF, syscallOf(opcode))
+        continue
+      }
       // A file that is closed later waits for all of them, begun or not.
-      else file.pending++
+      if (file !== undefined) file.pending++
+      if (other !== undefined) other.pending++
     }
     this.#whole = list.length > WINDOW && link === 0 ? operations.hold() : undefined
     this.#wholeNumber = this.#whole?.number ?? 0
   }
 
-  start(throwOnError: boolean): Promise<BatchResult[]> {
+  start(throwOnError: boolean): Promise<BatchResult<Result>[]> {
     return new Promise((resolve) => {
       this.#settle = () => {
         const failed = throwOnError ? this.#firstFailure() : undefined
@@ -192,7 +208,7 @@ export class Batch {
   }
 
   #firstFailure(): Error | undefined {
-    const failed = (result: BatchResult, index: number) =>
+    const failed = (result: BatchResult<Result>, index: number) =>
       result instanceof Error &&
       // That a bound was not needed is no failure.
       !(
@@ -212,8 +228,10 @@ export class Batch {
         this.#endRest(over)
         break
       }
+      const { file, opcode } = this.#list[this.#next] as BatchOperation
       const problem = this.#problem(this.#next)
-      if (problem !== undefined) this.#skip(problem)
+      if (opcode === OP_CLOSE) this.#close(file as FileState)
+      else if (problem !== undefined) this.#skip(problem)
       else this.#operations.begin(this.#record(this.#next++))
     }
     this.#feeding = false
@@ -228,12 +246,12 @@ export class Batch {
 
   /** Why one of them cannot be begun. */
   #problem(index: number): Error | undefined {
-    const before = this.#results[index] as BatchResult
+    const before = this.#results[index]
     if (before instanceof Error) return before
-    const { file, opcode, view, length } = this.#list[index] as BatchOperation
-    if (file?.cancelled) return abortError(undefined, opcode === OP_WRITE ? 0 : undefined)
+    const { file, other, opcode, view, length } = this.#list[index] as BatchOperation
+    const bytesWritten = isOutgoing(opcode) ? 0 : undefined
+    if (file?.cancelled || other?.cancelled) return abortError(undefined, bytesWritten)
     if (view === undefined || hasBytes(view, length)) return undefined
-    const bytesWritten = opcode === OP_WRITE ? 0 : undefined
     return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode), bytesWritten })
   }
 
@@ -248,14 +266,17 @@ export class Batch {
     if (this.#drain) op.flags = FLAG_DRAIN
     this.#drain = false
     // Nothing to move is a nop, so that a chain keeps its shape.
-    if (made.view === undefined || made.length > 0) op.opcode = made.opcode
-    else op.opcode = OP_NOP
+    if (made.view === undefined || made.length > 0) {
+      op.opcode = made.opcode
+      op.flags |= made.flags
+    } else op.opcode = OP_NOP
     if (made.view !== undefined && made.file !== undefined && made.length > 0) {
       op.kind = KIND_TRANSFER
       operations.transfers.aim(op, made.file, made.view, made.length, made.position)
     } else {
       op.kind = KIND_CALL
       op.file = made.file
+      op.other = made.other
       op.offset = made.offset
       op.length = op.opcode === OP_NOP ? 0 : made.length
       op.position = made.position
@@ -272,9 +293,31 @@ export class Batch {
     while (this.#next < this.#list.length) this.#skip(error)
   }
 
-  /** Takes what one of them came to. */
+  /** A close is not only a call: it waits for what uses the file, and it is the queue's to know. */
+  #close(file: FileState): void {
+    const index = this.#next++
+    this.#underWay++
+    void file.close().then(
+      () => this.#keep(index, 0),
+      (error: Error) => this.#keep(index, error),
+    )
+  }
+
+  /** Takes what one of them came to, and makes of it what is to be told. */
   put(index: number, value: unknown): void {
-    this.#results[index] = (value as BatchResult | undefined) ?? 0
+    const { finish } = this.#list[index] as BatchOperation<Result>
+    if (finish === undefined || value instanceof Error) {
+      this.#keep(index, (value as number | Error | undefined) ?? 0)
+      return
+    }
+    void finish(this.#operations, value, this.#limits).then(
+      (result) => this.#keep(index, result),
+      (error: Error) => this.#keep(index, error),
+    )
+  }
+
+  #keep(index: number, result: BatchResult<Result>): void {
+    this.#results[index] = result
     this.#underWay--
     this.#settled++
     if (this.#next < this.#list.length) this.#feed()
@@ -327,10 +370,12 @@ export class Batch {
 
   /** The next one ends without having begun. */
   #skip(error: Error): void {
-    const { file } = this.#list[this.#next] as BatchOperation
-    const counted = file !== undefined && !(this.#results[this.#next] instanceof Error)
+    const { file, other, opcode } = this.#list[this.#next] as BatchOperation
+    const counted = opcode !== OP_CLOSE && !(this.#results[this.#next] instanceof Error)
     this.#underWay++
     this.put(this.#next++, error)
-    if (counted) file.leave()
+    if (!counted) return
+    file?.leave()
+    other?.leave()
   }
 }

@@ -5,13 +5,18 @@
 import {
   FLAG_HARDLINK,
   FLAG_LINK,
+  isOutgoing,
+  OP_FALLOCATE,
   OP_FSYNC,
   OP_FTRUNCATE,
   OP_LINK_TIMEOUT,
-  OP_READ,
+  OP_LINKAT,
+  OP_MKDIRAT,
   OP_RENAMEAT,
+  OP_STATX,
+  OP_SYMLINKAT,
+  OP_SYNC_FILE_RANGE,
   OP_UNLINKAT,
-  OP_WRITE,
 } from './backend.js'
 import type { Batch, BatchResult } from './batch.js'
 import { ERRNO } from './errno.js'
@@ -30,13 +35,19 @@ const { ECANCELED } = ERRNO
 
 /**
  * The kernel does not end a chain when one of these fails: they do not call `req_set_fail`
- * (io_uring/sync.c, truncate.c, fs.c). So what follows is staged when they have succeeded.
+ * (io_uring/sync.c, truncate.c, fs.c, statx.c). So what follows is staged when they have succeeded.
  */
 function failsUnnoticed(op: Operation | undefined): boolean {
   switch (op?.opcode) {
+    case OP_FALLOCATE:
     case OP_FSYNC:
     case OP_FTRUNCATE:
+    case OP_LINKAT:
+    case OP_MKDIRAT:
     case OP_RENAMEAT:
+    case OP_STATX:
+    case OP_SYMLINKAT:
+    case OP_SYNC_FILE_RANGE:
     case OP_UNLINKAT:
       return true
     default:
@@ -50,10 +61,10 @@ function failsUnnoticed(op: Operation | undefined): boolean {
  */
 function feedsWrite(members: readonly Operation[], index: number): boolean {
   const read = members[index] as Operation
-  if (read.opcode !== OP_READ || !read.bounced) return false
+  if (read.kind !== KIND_TRANSFER || isOutgoing(read.opcode) || !read.bounced) return false
   for (let later = index + 1; later < members.length; later++) {
     const { opcode, bounced, view } = members[later] as Operation
-    if (opcode === OP_WRITE && bounced && overlap(read.view, view)) return true
+    if (isOutgoing(opcode) && bounced && overlap(read.view, view)) return true
   }
   return false
 }
@@ -162,7 +173,7 @@ export function goOnWithChain(
 
 /** Copies what a write writes again: reads before it may have brought it. */
 function copyAnew(operations: Operations, op: Operation): boolean {
-  if (op.opcode !== OP_WRITE || !op.bounced) return true
+  if (op.kind !== KIND_TRANSFER || !isOutgoing(op.opcode) || !op.bounced) return true
   // As much memory as is given back is there to be taken.
   operations.transfers.letGo(op)
   return operations.transfers.prepare(op) === STAGED
@@ -181,6 +192,6 @@ function endChain(operations: Operations, members: readonly Operation[], batch: 
 
 /** How a member of a chain ends: it is not gone on with, and a short write is no success. */
 export function endOfMember(op: Operation, count: number): BatchResult {
-  if (op.opcode !== OP_WRITE || count === op.length) return count
+  if (!isOutgoing(op.opcode) || count === op.length) return count
   return uringError('ERR_URING_SHORT_WRITE', { bytesWritten: count, lengthBytes: op.length })
 }
