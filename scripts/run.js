@@ -29,7 +29,7 @@ function killGroup(child) {
  *   env?: Record<string, string> }} [options] `env` is added to our own
  * @returns {Promise<{ ok: boolean, lines: string[] }>} `lines` in the order they arrived
  */
-export function run([program, ...args], { onLine, timeoutMs = 600_000, env } = {}) {
+export function run([program, ...args], { onLine, timeoutMs = 1_800_000, env } = {}) {
   return new Promise((resolve) => {
     const lines = []
     // A group of its own: a test's own children must not survive it.
