@@ -43,6 +43,8 @@ export declare class Engine {
   adopt(fd: number, direct: boolean): number
   /** The flags that a descriptor was opened with, or a negated errno. F_GETFL of `fcntl(2)`. */
   descriptorFlags(fd: number): number
+  /** Makes a pipe; a negated errno when there is none to be had. */
+  makePipe(): Pipe | number
   /** Takes the 256 bytes of `struct statx` that the operation at `slot` left, or null. */
   takeStat(slot: number): Buffer | null
   /** Whether the operation at `slot` is staged and the kernel has not got it. */
@@ -195,4 +197,14 @@ export interface Opened {
   file: number
   /** The descriptor's number. */
   fd: number
+}
+
+/** A pipe, whose ends are files. */
+export interface Pipe {
+  /** The end to read from. */
+  reader: Opened
+  /** The end to write to. */
+  writer: Opened
+  /** How many bytes it holds. */
+  bytes: number
 }

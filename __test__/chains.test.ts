@@ -3,13 +3,13 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import test from 'ava'
 import { type BatchOperation, op, type Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, isPending, ring, thrown, told } from './helpers/ring.js'
 import { fifo, folder, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test from './helpers/test.js'
 
 const MIB = 1 << 20
 const SLOTS = 65_536
@@ -483,17 +483,35 @@ test('a file is copied by linked pairs of a read and a write', async (t) => {
   assertIdle(t, queue)
 })
 
-test('a plain buffer is copied when its chain is staged: a write does not see what a read of the chain brings', async (t) => {
+test('a write writes what a read before it in its chain brought, whatever the memory', async (t) => {
   const queue = ring(t)
   const at = scratch(t)
-  const [source, dest] = [await queue.open(scratch(t, pattern(100))), await queue.open(at, 'w')]
-  const plain = Buffer.alloc(100, 1)
-  t.deepEqual(
-    await queue.submit([op.read(source, plain, 0), op.write(dest, plain, 0)], { link: 'soft' }),
-    [100, 100],
-  )
-  t.true(plain.equals(pattern(100)))
-  t.true(fs.readFileSync(at).equals(Buffer.alloc(100, 1)))
+  const content = pattern(1000)
+  const [source, dest] = [await queue.open(scratch(t, content)), await queue.open(at, 'w')]
+  for (const memory of [Buffer.alloc(600, 1), queue.alloc(600).fill(1)]) {
+    for (const link of ['soft', 'hard'] as const) {
+      await dest.truncate()
+      memory.fill(1)
+      const part = memory.subarray(100, 500)
+      const list = [
+        op.write(dest, part, 0),
+        op.read(source, part, 50),
+        op.linkTimeout(10_000),
+        op.write(dest, memory, 400),
+        op.read(source, part, 700),
+        op.write(dest, part, 1000),
+      ]
+      const results = await queue.submit(list, { link })
+      // The second read is short.
+      const end = link === 'soft' ? 'ECANCELED' : 400
+      t.deepEqual(outcomes(results), [400, 400, 'ECANCELED', 600, 300, end])
+      const [ones, first] = [Buffer.alloc(400, 1), content.subarray(50, 450)]
+      const expected = [ones, ones.subarray(0, 100), first, ones.subarray(0, 100)]
+      if (link === 'hard') expected.push(content.subarray(700), first.subarray(300))
+      t.true(fs.readFileSync(at).equals(Buffer.concat(expected)), link)
+    }
+  }
+  assertIdle(t, queue)
 })
 
 test('write, fdatasync and rename as one chain replace a file', async (t) => {

@@ -3,13 +3,13 @@
 
 import fs from 'node:fs'
 import { setImmediate, setTimeout } from 'node:timers/promises'
-import test from 'ava'
 import { type File, Queue } from 'node-uring'
 import { fuse } from './helpers/fuse.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test from './helpers/test.js'
 
 const fuseTest = needs(test, {
   root: true,

@@ -62,6 +62,13 @@ test('docs/cli.md has every option of every command', async (t) => {
   }
 })
 
+test('no page has a heading twice', (t) => {
+  for (const name of fs.readdirSync(path.join(root, 'docs'))) {
+    const headings = [...read(`docs/${name}`).matchAll(/^#+ .*$/gm)].map(([heading]) => heading)
+    t.deepEqual([...new Set(headings)], headings, name)
+  }
+})
+
 test('every link between the pages leads to a file and to a chapter in it', (t) => {
   const pages = ['README.md', 'ARCHITECTURE.md', 'CONTRIBUTING.md', 'CHANGELOG.md']
   for (const name of fs.readdirSync(path.join(root, 'docs'))) pages.push(`docs/${name}`)

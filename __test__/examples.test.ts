@@ -72,7 +72,7 @@ test("the README's example is examples/quickstart.ts", (t) => {
 })
 
 test.serial('the durable log and the key-value store go on in a file that is there', async (t) => {
-  t.timeout(100_000)
+  t.timeout(240_000)
   const place = folder(t)
   for (const name of ['durable-log.ts', 'key-value.ts']) {
     const args = [path.join(place, name)]

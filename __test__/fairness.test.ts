@@ -3,11 +3,11 @@
 
 import net from 'node:net'
 import { performance } from 'node:perf_hooks'
-import test, { type ExecutionContext } from 'ava'
 import { type File, op, type Queue } from 'node-uring'
 import { pattern } from './helpers/random.js'
 import { assertIdle, ring } from './helpers/ring.js'
 import { scratch } from './helpers/scratch.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const MILLION = 1_000_000
 /** The median gap of a 1 ms timer. */

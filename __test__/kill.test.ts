@@ -1,9 +1,9 @@
 // kill -9 during group commit and during replaceFile. 200 rounds of each are in slow/kill.test.ts.
 
-import test from 'ava'
 import { each } from './helpers/child.js'
 import { killDuringCommit, killDuringReplace } from './helpers/kill.js'
 import { random } from './helpers/random.js'
+import test from './helpers/test.js'
 
 const ROUNDS = 20
 

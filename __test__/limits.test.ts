@@ -5,13 +5,13 @@ import { getEventListeners } from 'node:events'
 import fs from 'node:fs'
 import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
-import test, { type ExecutionContext } from 'ava'
 import fc from 'fast-check'
 import { type File, type LimitOptions, op, type Queue } from 'node-uring'
 import { assertEnded, runChild } from './helpers/child.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, type Caught, isPending, rejection, ring } from './helpers/ring.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
 const SLOTS = 65_536

@@ -1,8 +1,10 @@
 // The packages as they are published: what is in them, and that they work where they are installed,
 // with no compiler and no registry in reach. On other Node.js releases: slow/nodes.test.ts.
 
+import { execFile } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
+import { promisify } from 'node:util'
 import test from 'ava'
 import { fixture } from './helpers/child.js'
 import {
@@ -175,3 +177,17 @@ for (const [module, moduleResolution] of [
     await t.notThrowsAsync(app.tool('tsc', '-p', moduleResolution))
   })
 }
+
+test('installed, npx runs the command line, and doctor finds the binary in its own package', async (t) => {
+  t.timeout(60_000)
+  const run = promisify(execFile)
+  const at = fs.realpathSync(app.folder)
+  const { stdout } = await run('npx', ['--offline', 'node-uring', 'doctor', '--json'], { cwd: at })
+  const { backend, facts, binary } = JSON.parse(stdout)
+  const modules = path.join(at, 'node_modules')
+  t.is(backend, 'io_uring')
+  t.is(facts.package.path, path.join(modules, 'node-uring'))
+  t.is(facts.platformPackage, `node-uring-${PLATFORM}`)
+  t.is(binary.path, path.join(modules, `node-uring-${PLATFORM}`, `node-uring.${PLATFORM}.node`))
+  t.is(binary.version, facts.package.version)
+})

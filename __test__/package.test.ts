@@ -18,7 +18,7 @@ const manifest = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'ut
 }
 
 test('the package exports these names and no others', (t) => {
-  const names = ['AbortError', 'File', 'Queue', 'Stats', 'UringError', 'op']
+  const names = ['AbortError', 'File', 'POLL', 'Queue', 'Stats', 'UringError', 'op']
   t.deepEqual(Object.keys(imported).sort(), names)
 })
 

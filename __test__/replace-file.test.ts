@@ -3,13 +3,13 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { setImmediate } from 'node:timers/promises'
-import test from 'ava'
 import { Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, folder, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
+import test from './helpers/test.js'
 
 const MIB = 1 << 20
 

@@ -390,11 +390,26 @@ test('a position on a file opened for appending is refused, and nothing is writt
   t.is(fs.readFileSync(path, 'utf8'), 'before')
 })
 
-test('append on a file that is not open for appending is refused', async (t) => {
+test('append writes at the end, whole, of a file that was not opened for appending, too', async (t) => {
   const queue = ring(t)
-  const file = await queue.open(scratch(t), 'w+')
-  t.throws(() => file.append(Buffer.from('x')), { code: 'ERR_URING_UNSUPPORTED' })
-  t.is((await file.stat()).size, 0)
+  const path = scratch(t, Buffer.from('before'))
+  const file = await queue.open(path, 'r+')
+  t.is(await file.append(Buffer.from('more')), 4)
+  await file.writeAt(Buffer.from('B'), 0)
+  // Longer than what is copied at once: in pieces, others would come in between.
+  const long = [1, 2, 3].map((fill) => Buffer.alloc((2 << 20) + 1, fill))
+  await Promise.all(long.map((bytes) => file.append(bytes, { dsync: true })))
+  const content = fs.readFileSync(path)
+  t.is(content.toString('latin1', 0, 10), 'Beforemore')
+  const runs =
+    content
+      .subarray(10)
+      .toString('latin1')
+      .match(/(.)\1*/gs) ?? []
+  t.deepEqual(
+    runs.map((run) => run.length),
+    [1, 2, 3].map(() => (2 << 20) + 1),
+  )
 })
 
 test('a thousand records appended at once are all there, each whole', async (t) => {

@@ -3,7 +3,7 @@
  * calls, and the numbers that both sides agree on. TypeScript reaches the engine through this alone;
  * `start.ts` chooses which, and `fallback/` is the other one.
  */
-import type { Engine, EngineCapabilities, EngineStats, Opened } from './native.js'
+import type { Engine, EngineCapabilities, EngineStats, Opened, Pipe } from './native.js'
 import type { Unavailable } from './unavailable.js'
 
 /** What can be staged. `crates/core/src/operation.rs` says what each takes. */
@@ -19,6 +19,18 @@ export const OP_TIMEOUT = 8
 export const OP_LINK_TIMEOUT = 9
 export const OP_RENAMEAT = 10
 export const OP_UNLINKAT = 11
+export const OP_FALLOCATE = 12
+export const OP_FADVISE = 13
+export const OP_SYNC_FILE_RANGE = 14
+export const OP_LINKAT = 15
+export const OP_SYMLINKAT = 16
+export const OP_MKDIRAT = 17
+export const OP_SPLICE = 18
+export const OP_POLL_ADD = 19
+export const OP_SEND = 20
+export const OP_RECV = 21
+export const OP_READV = 22
+export const OP_WRITEV = 23
 /** Beside an opcode: the next operation starts when this one has succeeded, or is over. */
 export const FLAG_LINK = 1 << 8
 export const FLAG_HARDLINK = 1 << 9
@@ -26,9 +38,16 @@ export const FLAG_HARDLINK = 1 << 9
 export const FLAG_DRAIN = 1 << 10
 /** Beside an opcode: keeps no event loop alive, and goes before all others. */
 export const FLAG_QUIET = 1 << 12
+/** Beside an opcode, from this bit on: flags of the system call itself, RWF_ or MSG_. */
+export const MODIFIER_SHIFT = 16
 /** Flags of a timeout: a point in time, not a duration; that it is over breaks no chain. */
 export const TIMEOUT_ABSOLUTE = 1
 export const TIMEOUT_SUCCEEDS = 2
+/** Of a splice: the position is in the file that it reads from, or in the one that it writes to. */
+export const SPLICE_FROM = 1
+export const SPLICE_TO = 2
+/** Most bytes of one read, write or splice: the kernel's MAX_RW_COUNT, 2 GiB - 4 KiB. read(2). */
+export const TRANSFER_BYTES_MAX = 0x7ffff000
 
 /** Names of operations in errors, as node:fs has them. */
 const SYSCALLS: readonly string[] = [
@@ -44,11 +63,44 @@ const SYSCALLS: readonly string[] = [
   'link_timeout',
   'rename',
   'unlink',
+  'fallocate',
+  'fadvise',
+  'sync_file_range',
+  'link',
+  'symlink',
+  'mkdir',
+  'splice',
+  'poll',
+  'send',
+  'recv',
+  'read',
+  'write',
 ]
 
 /** The name of an operation in errors. */
 export function syscallOf(opcode: number): string {
   return SYSCALLS[opcode] ?? 'operation'
+}
+
+/** What tells calls of one opcode apart. */
+interface Call {
+  readonly opcode: number
+  readonly offset: number
+  readonly length: number
+  readonly bytes: Uint8Array | undefined
+}
+
+/** As {@link syscallOf}, where its arguments make another call of it. */
+export function syscallOfCall({ opcode, offset, length, bytes }: Call): string {
+  if (opcode === OP_FSYNC && length === 1) return 'fdatasync'
+  if (opcode === OP_UNLINKAT && offset !== 0) return 'rmdir'
+  if (opcode === OP_STATX && bytes !== undefined) return offset === 0 ? 'stat' : 'lstat'
+  return syscallOf(opcode)
+}
+
+/** Whether the operation's bytes go out of memory, into a file or socket. */
+export function isOutgoing(opcode: number): boolean {
+  return opcode === OP_WRITE || opcode === OP_SEND
 }
 
 /** Pools of {@link Backend.take}. */
@@ -67,6 +119,7 @@ export const REFUSED_FILE_IN_FLIGHT = 7
 export const REFUSED_UNKNOWN_CHUNK = 8
 export const REFUSED_RANGE = 9
 export const REFUSED_ARGUMENT = 10
+export const REFUSED_PATH = 11
 export const REFUSED_CREDENTIALS = 13
 export const REFUSED_BUFFER_GONE = 64
 
@@ -150,6 +203,8 @@ export interface Backend extends RawFunctions {
   adopt(fd: number, direct: boolean): number
   /** The flags that a descriptor was opened with, or a negated errno. */
   descriptorFlags(fd: number): number
+  /** Makes a pipe; its two ends, to read and to write, and how many bytes it holds, or a negated errno. */
+  makePipe(): Pipe | number
   /** Whether the operation at `slot` is staged and has not been submitted. */
   isStaged(slot: number): boolean
   setWanted(wanted: boolean): void
@@ -217,6 +272,9 @@ export class UringBackend implements Backend {
   }
   descriptorFlags(fd: number): number {
     return this.#engine.descriptorFlags(fd)
+  }
+  makePipe(): Pipe | number {
+    return this.#engine.makePipe()
   }
   isStaged(slot: number): boolean {
     return this.#engine.isStaged(slot)

@@ -7,15 +7,14 @@ import {
   FLAG_DRAIN,
   FLAG_HARDLINK,
   FLAG_LINK,
-  OP_FSYNC,
-  OP_FTRUNCATE,
+  isOutgoing,
+  OP_CLOSE,
   OP_LINK_TIMEOUT,
   OP_NOP,
-  OP_RENAMEAT,
-  OP_UNLINKAT,
-  OP_WRITE,
   syscallOf,
 } from './backend.js'
+import { BatchOperation, type Result } from './batch-operation.js'
+import { decider } from './chain.js'
 import { ERRNO } from './errno.js'
 import {
   abortError,
@@ -25,19 +24,12 @@ import {
   systemError,
   uringError,
 } from './errors.js'
+import type { FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { hasBytes } from './memory.js'
-import { BatchOperation } from './op.js'
+import { checkModifiers } from './modifiers.js'
 import type { Operations } from './operations.js'
-import {
-  KIND_CALL,
-  KIND_TRANSFER,
-  type Operation,
-  OVER,
-  STAGED,
-  WAITS_FOR_MEMORY,
-  WAITS_FOR_SLOT,
-} from './slots.js'
+import { KIND_CALL, KIND_TRANSFER, type Operation } from './slots.js'
 import { checkBoolean, checkOptions } from './validate.js'
 
 const { EBADF, ECANCELED } = ERRNO
@@ -73,15 +65,15 @@ const LINKS = new Map([
   ['hard', FLAG_HARDLINK],
 ])
 
-/** What one operation of a batch came to: a count, 0 where there is nothing to count, or its error. */
-export type BatchResult = number | Error
+/** What one operation of a batch came to: what its constructor says, or its error. */
+export type BatchResult<T = number> = T | Error
 
 /** See {@link Queue.submit}. Throws what is wrong with the arguments before anything is staged. */
 export function submit(
   operations: Operations,
-  list: readonly BatchOperation[],
+  list: readonly BatchOperation<Result>[],
   options: SubmitOptions = {},
-): Promise<BatchResult[]> {
+): Promise<BatchResult<Result>[]> {
   if (!Array.isArray(list)) throw invalidArgType('operations', 'an instance of Array', list)
   checkOptions(options)
   const { link = 'none', drain = false, throwOnError = false } = options
@@ -93,9 +85,9 @@ export function submit(
   checkBoolean(throwOnError, 'options.throwOnError')
   const limits = checkLimits(options)
   // Read once, by index: what is checked is what is begun, whatever the array has for accessors.
-  const ours: BatchOperation[] = []
+  const ours: BatchOperation<Result>[] = []
   for (let index = 0; index < list.length; index++) {
-    ours.push(list[index] as BatchOperation)
+    ours.push(list[index] as BatchOperation<Result>)
     checkOperation(operations, ours, index, linkFlag !== 0)
   }
   if (linkFlag !== 0) checkChain(operations, ours)
@@ -114,8 +106,16 @@ function checkOperation(
   const made = list[index]
   const name = `operations[${index}]`
   if (!BatchOperation.isMade(made)) throw invalidArgType(name, 'made by op', made)
-  if (made.file !== undefined && made.file.operations !== operations) {
-    throw invalidArgValue(name, made, 'is on a file of another queue')
+  for (const file of [made.file, made.other]) {
+    if (file !== undefined && file.operations !== operations) {
+      throw invalidArgValue(name, made, 'is on a file of another queue')
+    }
+  }
+  operations.kernel.require(made.opcode)
+  checkModifiers(operations, made.flags)
+  made.check?.(operations)
+  if (linked && made.opcode === OP_CLOSE) {
+    throw invalidArgValue(name, made, 'cannot be in a chain: it waits for what uses the file')
   }
   if (made.opcode !== OP_LINK_TIMEOUT) return
   const before = list[index - 1] as BatchOperation | undefined
@@ -125,8 +125,8 @@ function checkOperation(
 }
 
 /** A chain goes to the kernel whole: one that can never fit would wait for ever. */
-function checkChain(operations: Operations, list: readonly BatchOperation[]): void {
-  const { entries } = operations
+function checkChain(operations: Operations, list: readonly BatchOperation<Result>[]): void {
+  const { entries } = operations.kernel
   if (list.length > entries) {
     const feature = `A chain of ${list.length} operations`
     const needs = `a queue with as many entries (this one has ${entries})`
@@ -145,13 +145,13 @@ function checkChain(operations: Operations, list: readonly BatchOperation[]): vo
 /** The operations of one call of `submit`, and what they came to. */
 export class Batch {
   readonly #operations: Operations
-  readonly #list: readonly BatchOperation[]
+  readonly #list: readonly BatchOperation<Result>[]
   readonly #link: number
   /** Whether the next one that is begun drains: the first that can be. */
   #drain: boolean
   readonly #limits: Limits | undefined
   /** What each came to. What could not be begun has its error from the start. */
-  readonly #results: BatchResult[]
+  readonly #results: BatchResult<Result>[]
   /** Keeps the queue from closing between the operations of a long batch. */
   #whole: Operation | undefined
   readonly #wholeNumber: number
@@ -163,7 +163,7 @@ export class Batch {
 
   constructor(
     operations: Operations,
-    list: readonly BatchOperation[],
+    list: readonly BatchOperation<Result>[],
     link: number,
     drain: boolean,
     limits: Limits | undefined,
@@ -173,18 +173,23 @@ export class Batch {
     this.#link = link
     this.#drain = drain
     this.#limits = limits
-    this.#results = new Array<BatchResult>(list.length).fill(0)
-    for (const [index, { file, opcode }] of list.entries()) {
-      if (file === undefined) continue
-      if (file.closed) this.#results[index] = systemError(EBADF, syscallOf(opcode))
+    this.#results = new Array<BatchResult<Result>>(list.length).fill(0)
+    for (const [index, { file, other, opcode }] of list.entries()) {
+      // A close would wait for itself.
+      if (opcode === OP_CLOSE) continue
+      if (file?.closed || other?.closed) {
+        this.#results[index] = systemError(EBADF, syscallOf(opcode))
+        continue
+      }
       // A file that is closed later waits for all of them, begun or not.
-      else file.pending++
+      if (file !== undefined) file.pending++
+      if (other !== undefined) other.pending++
     }
     this.#whole = list.length > WINDOW && link === 0 ? operations.hold() : undefined
     this.#wholeNumber = this.#whole?.number ?? 0
   }
 
-  start(throwOnError: boolean): Promise<BatchResult[]> {
+  start(throwOnError: boolean): Promise<BatchResult<Result>[]> {
     return new Promise((resolve) => {
       this.#settle = () => {
         const failed = throwOnError ? this.#firstFailure() : undefined
@@ -197,8 +202,13 @@ export class Batch {
     })
   }
 
+  /** Whether what follows one that failed is done all the same. */
+  get isHard(): boolean {
+    return this.#link === FLAG_HARDLINK
+  }
+
   #firstFailure(): Error | undefined {
-    const failed = (result: BatchResult, index: number) =>
+    const failed = (result: BatchResult<Result>, index: number) =>
       result instanceof Error &&
       // That a bound was not needed is no failure.
       !(
@@ -218,8 +228,10 @@ export class Batch {
         this.#endRest(over)
         break
       }
+      const { file, opcode } = this.#list[this.#next] as BatchOperation
       const problem = this.#problem(this.#next)
-      if (problem !== undefined) this.#skip(problem)
+      if (opcode === OP_CLOSE) this.#close(file as FileState)
+      else if (problem !== undefined) this.#skip(problem)
       else this.#operations.begin(this.#record(this.#next++))
     }
     this.#feeding = false
@@ -234,12 +246,12 @@ export class Batch {
 
   /** Why one of them cannot be begun. */
   #problem(index: number): Error | undefined {
-    const before = this.#results[index] as BatchResult
+    const before = this.#results[index]
     if (before instanceof Error) return before
-    const { file, opcode, view, length } = this.#list[index] as BatchOperation
-    if (file?.cancelled) return abortError(undefined, opcode === OP_WRITE ? 0 : undefined)
+    const { file, other, opcode, view, length } = this.#list[index] as BatchOperation
+    const bytesWritten = isOutgoing(opcode) ? 0 : undefined
+    if (file?.cancelled || other?.cancelled) return abortError(undefined, bytesWritten)
     if (view === undefined || hasBytes(view, length)) return undefined
-    const bytesWritten = opcode === OP_WRITE ? 0 : undefined
     return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode), bytesWritten })
   }
 
@@ -254,14 +266,17 @@ export class Batch {
     if (this.#drain) op.flags = FLAG_DRAIN
     this.#drain = false
     // Nothing to move is a nop, so that a chain keeps its shape.
-    if (made.view === undefined || made.length > 0) op.opcode = made.opcode
-    else op.opcode = OP_NOP
+    if (made.view === undefined || made.length > 0) {
+      op.opcode = made.opcode
+      op.flags |= made.flags
+    } else op.opcode = OP_NOP
     if (made.view !== undefined && made.file !== undefined && made.length > 0) {
       op.kind = KIND_TRANSFER
       operations.transfers.aim(op, made.file, made.view, made.length, made.position)
     } else {
       op.kind = KIND_CALL
       op.file = made.file
+      op.other = made.other
       op.offset = made.offset
       op.length = op.opcode === OP_NOP ? 0 : made.length
       op.position = made.position
@@ -278,9 +293,31 @@ export class Batch {
     while (this.#next < this.#list.length) this.#skip(error)
   }
 
-  /** Takes what one of them came to. */
+  /** A close is not only a call: it waits for what uses the file, and it is the queue's to know. */
+  #close(file: FileState): void {
+    const index = this.#next++
+    this.#underWay++
+    void file.close().then(
+      () => this.#keep(index, 0),
+      (error: Error) => this.#keep(index, error),
+    )
+  }
+
+  /** Takes what one of them came to, and makes of it what is to be told. */
   put(index: number, value: unknown): void {
-    this.#results[index] = (value as BatchResult | undefined) ?? 0
+    const { finish } = this.#list[index] as BatchOperation<Result>
+    if (finish === undefined || value instanceof Error) {
+      this.#keep(index, (value as number | Error | undefined) ?? 0)
+      return
+    }
+    void finish(this.#operations, value, this.#limits).then(
+      (result) => this.#keep(index, result),
+      (error: Error) => this.#keep(index, error),
+    )
+  }
+
+  #keep(index: number, result: BatchResult<Result>): void {
+    this.#results[index] = result
     this.#underWay--
     this.#settled++
     if (this.#next < this.#list.length) this.#feed()
@@ -318,7 +355,7 @@ export class Batch {
     for (const [index, op] of members.entries()) {
       op.first = members[0]
       if (index === members.length - 1) continue
-      const decides = this.#link === FLAG_LINK ? decider(members, index) : undefined
+      const decides = decider(members, index, this.#link === FLAG_LINK)
       if (decides === undefined) op.flags |= this.#link
       else decides.rest = members.slice(index + 1)
     }
@@ -333,123 +370,12 @@ export class Batch {
 
   /** The next one ends without having begun. */
   #skip(error: Error): void {
-    const { file } = this.#list[this.#next] as BatchOperation
-    const counted = file !== undefined && !(this.#results[this.#next] instanceof Error)
+    const { file, other, opcode } = this.#list[this.#next] as BatchOperation
+    const counted = opcode !== OP_CLOSE && !(this.#results[this.#next] instanceof Error)
     this.#underWay++
     this.put(this.#next++, error)
-    if (counted) file.leave()
+    if (!counted) return
+    file?.leave()
+    other?.leave()
   }
-}
-
-/**
- * The kernel does not end a chain when one of these fails: they do not call `req_set_fail`
- * (io_uring/sync.c, truncate.c, fs.c). So what follows is staged when they have succeeded.
- */
-function failsUnnoticed(op: Operation | undefined): boolean {
-  switch (op?.opcode) {
-    case OP_FSYNC:
-    case OP_FTRUNCATE:
-    case OP_RENAMEAT:
-    case OP_UNLINKAT:
-      return true
-    default:
-      return false
-  }
-}
-
-/** Whose success what comes after `index` waits for, if it is not the kernel that sees to that. */
-function decider(members: readonly Operation[], index: number): Operation | undefined {
-  const [op, next] = [members[index] as Operation, members[index + 1]]
-  // Its bound goes to the kernel together with it.
-  if (failsUnnoticed(op)) return next?.opcode === OP_LINK_TIMEOUT ? undefined : op
-  const before = members[index - 1]
-  return op.opcode === OP_LINK_TIMEOUT && failsUnnoticed(before) ? before : undefined
-}
-
-/** Stages a chain whole, or says what it has to wait for; then it holds nothing. */
-export function startChain(operations: Operations, first: Operation): number {
-  const members = first.chain as readonly Operation[]
-  const batch = first.batch as Batch
-  const cancelled = members.find((op) => op.cancelled)
-  if (cancelled !== undefined) {
-    // None has begun, and a limit is one for all of them: each says so.
-    const { late, watch } = cancelled
-    if (late || watch?.signal.aborted === true) {
-      for (const op of members) {
-        op.late = late
-        op.cancelled = true
-      }
-    }
-    endChain(operations, members, batch)
-    return OVER
-  }
-  for (const op of members) {
-    if (operations.slots.assign(op)) continue
-    for (const other of members) operations.slots.unassign(other)
-    return WAITS_FOR_SLOT
-  }
-  const held: Operation[] = []
-  for (const op of members) {
-    if (op.kind !== KIND_TRANSFER) continue
-    const outcome = operations.transfers.prepare(op)
-    if (outcome === STAGED) {
-      held.push(op)
-      continue
-    }
-    for (const other of held) operations.transfers.letGo(other)
-    if (outcome === WAITS_FOR_MEMORY) return WAITS_FOR_MEMORY
-    // It has settled with what is wrong; the others cannot go without it.
-    endChain(operations, members, batch)
-    return OVER
-  }
-  stageChain(operations, members, batch)
-  return STAGED
-}
-
-function stageChain(operations: Operations, members: readonly Operation[], batch: Batch): void {
-  for (const [index, op] of members.entries()) {
-    const refusal =
-      op.kind === KIND_TRANSFER
-        ? operations.transfers.stage(op, op.opcode | op.flags)
-        : operations.stageCall(op)
-    if (refusal === undefined) {
-      op.staged = true
-      if ((op.flags & (FLAG_LINK | FLAG_HARDLINK)) === 0) return
-      continue
-    }
-    // The engine cancels what of the chain it has; the rest will not begin.
-    const rest = members.slice(index + 1)
-    for (const other of [op, ...rest]) {
-      if (other.kind === KIND_TRANSFER) operations.transfers.letGo(other)
-    }
-    operations.refused(op, refusal)
-    endChain(operations, rest, batch)
-    return
-  }
-}
-
-/** Goes on with a chain behind a member whose failure the kernel would not have noticed. */
-export function goOnWithChain(
-  operations: Operations,
-  members: readonly Operation[],
-  batch: Batch,
-  succeeded: boolean,
-): void {
-  if (succeeded && !members.some((op) => op.cancelled)) {
-    stageChain(operations, members, batch)
-    return
-  }
-  for (const op of members) if (op.kind === KIND_TRANSFER) operations.transfers.letGo(op)
-  endChain(operations, members, batch)
-}
-
-/** Ends those members that are still under way; none of them is staged. */
-function endChain(operations: Operations, members: readonly Operation[], batch: Batch): void {
-  for (const op of members) if (op.batch === batch) operations.finish(op, -ECANCELED)
-}
-
-/** How a member of a chain ends: it is not gone on with, and a short write is no success. */
-export function endOfMember(op: Operation, count: number): BatchResult {
-  if (op.opcode !== OP_WRITE || count === op.length) return count
-  return uringError('ERR_URING_SHORT_WRITE', { bytesWritten: count, lengthBytes: op.length })
 }

@@ -3,13 +3,23 @@
  * `File` is over this; operations hold this and not the `File`, which can be collected.
  */
 import { setImmediate } from 'node:timers/promises'
-import { OP_CLOSE, OP_READ, OP_STATX, OP_TIMEOUT } from './backend.js'
+import {
+  OP_CLOSE,
+  OP_POLL_ADD,
+  OP_READ,
+  OP_READV,
+  OP_RECV,
+  OP_STATX,
+  OP_TIMEOUT,
+} from './backend.js'
 import { Commits } from './commits.js'
 import { ERRNO } from './errno.js'
-import { rejected, systemError, uringError } from './errors.js'
+import { invalidArgType, rejected, systemError, uringError } from './errors.js'
+import type { File } from './file.js'
 import { isAppend, isDirect } from './flags.js'
 import type { Limits } from './limits.js'
 import type { Operations } from './operations.js'
+import type { Operation } from './slots.js'
 import { directAlignment, STATX_DIOALIGN, STATX_STATS, Stats } from './stats.js'
 import { checkInteger, checkOptions } from './validate.js'
 
@@ -117,14 +127,14 @@ export class FileState {
     this.closed = true
     await settled(this, timeoutMs, () => {
       this.cancelled = true
-      this.operations.cancel((op) => op.file === this)
+      this.operations.cancel((op) => isOn(op, this))
     })
     if (this.pending === 0) return this.#end()
     // The descriptor goes when the kernel has given all of them back, or with the queue.
     settled(this, undefined, () => {})
       .then(() => this.#end())
       .catch(() => {})
-    throw uringError('ERR_URING_BUSY', { held: this.operations.describe((op) => op.file === this) })
+    throw uringError('ERR_URING_BUSY', { held: this.operations.describe((op) => isOn(op, this)) })
   }
 
   async #end(): Promise<void> {
@@ -140,7 +150,7 @@ export class FileState {
 
   /** Cancels reads, which may never end by themselves; writes are left alone. */
   cancelReads(): void {
-    this.operations.cancel((op) => op.file === this && op.opcode === OP_READ)
+    this.operations.cancel((op) => isOn(op, this) && isEndless(op.opcode))
   }
 }
 
@@ -200,6 +210,20 @@ function within(promise: Promise<void>, ms: number): Promise<boolean> {
   })
 }
 
+let lookedInside: (file: unknown) => FileState | undefined = () => undefined
+
+/** Called once, by the class whose instances have a state. */
+export function lookInside(look: (file: unknown) => FileState | undefined): void {
+  lookedInside = look
+}
+
+/** The state behind a File, for the rest of this library. Throws ERR_INVALID_ARG_TYPE. */
+export function stateOf(file: File): FileState {
+  const state = lookedInside(file)
+  if (state === undefined) throw invalidArgType('file', 'an instance of File', file)
+  return state
+}
+
 /** Checks an option bag with `timeoutMs`. */
 export function closeTimeout(options: CloseOptions | undefined): number | undefined {
   if (options === undefined) return undefined
@@ -225,5 +249,11 @@ export function checkAlignment(state: FileState, length: number, position: numbe
 
 /** Operations that may never end by themselves. */
 export function isEndless(opcode: number): boolean {
-  return opcode === OP_READ || opcode === OP_TIMEOUT
+  return ENDLESS.has(opcode)
+}
+
+const ENDLESS = new Set([OP_READ, OP_TIMEOUT, OP_RECV, OP_POLL_ADD, OP_READV])
+
+function isOn(op: Operation, file: FileState): boolean {
+  return op.file === file || op.other === file
 }

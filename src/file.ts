@@ -4,13 +4,44 @@
  */
 import { ftruncate } from 'node:fs'
 import { promisify } from 'node:util'
-import { OP_FSYNC, OP_FTRUNCATE, OP_READ, OP_WRITE, syscallOf } from './backend.js'
+import {
+  OP_FSYNC,
+  OP_FTRUNCATE,
+  OP_READ,
+  OP_READV,
+  OP_RECV,
+  OP_SEND,
+  OP_WRITE,
+  OP_WRITEV,
+  syscallOf,
+} from './backend.js'
+import { type CopyOptions, copyTo } from './copy.js'
 import { ERRNO } from './errno.js'
-import { invalidArgType, rejected, systemError, uringError } from './errors.js'
-import { type CloseOptions, checkAlignment, closeTimeout, type FileState } from './file-state.js'
+import { rejected, systemError, uringError } from './errors.js'
+import {
+  type CloseOptions,
+  checkAlignment,
+  checkWrite,
+  closeTimeout,
+  type FileState,
+  lookInside,
+  stateOf,
+} from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { isDetached } from './memory.js'
+import {
+  APPENDS,
+  checkModifiers,
+  type ReadOptions,
+  type RecvOptions,
+  readModifiers,
+  recvModifiers,
+  type WriteOptions,
+  writeModifiers,
+} from './modifiers.js'
+import { type Advice, type AllocateSettings, files, type SyncRangeSettings } from './op-files.js'
 import type { Operations } from './operations.js'
+import { run } from './run.js'
 import { STATX_STATS, Stats } from './stats.js'
 import {
   checkBoolean,
@@ -20,15 +51,10 @@ import {
   checkPosition,
   checkView,
 } from './validate.js'
+import { checkBuffers, vectored } from './vectors.js'
 import { checkMany, type ManyLengths, type Positions } from './volume.js'
 
 const { EBADF } = ERRNO
-
-/** Options of {@link File.writeAt} and {@link File.append}. */
-export interface WriteOptions extends LimitOptions {
-  /** Settle when the data is on stable storage: fdatasync(2) linked behind the write. */
-  datasync?: boolean
-}
 
 /** Options of {@link File.readMany} and {@link File.writeMany}. */
 export interface ManyOptions extends LimitOptions {
@@ -48,9 +74,6 @@ const forgotten = new FinalizationRegistry((state: FileState) => {
   state.close().catch(() => {})
 })
 
-/** The state behind a File, for the rest of this library. Throws ERR_INVALID_ARG_TYPE. */
-export let stateOf: (file: File) => FileState
-
 /**
  * An open file. Made by {@link Queue.open} and {@link Queue.adopt}.
  *
@@ -63,12 +86,9 @@ export class File {
   readonly #operations: Operations
 
   static {
-    stateOf = (file) => {
-      if (typeof file !== 'object' || file === null || !(#state in file)) {
-        throw invalidArgType('file', 'an instance of File', file)
-      }
-      return file.#state
-    }
+    lookInside((file) =>
+      typeof file === 'object' && file !== null && #state in file ? file.#state : undefined,
+    )
   }
 
   /** @internal */
@@ -105,15 +125,22 @@ export class File {
   readAt(
     buffer: NodeJS.ArrayBufferView,
     position: number | bigint,
-    options?: LimitOptions,
+    options?: ReadOptions,
   ): Promise<number> {
     checkView(buffer)
     checkPosition(position)
-    const limits = options === undefined ? undefined : checkLimits(options)
+    let flags = 0
+    let limits: Limits | undefined
+    if (options !== undefined) {
+      limits = checkLimits(options)
+      flags = readModifiers(options)
+      checkModifiers(this.#operations, flags)
+    }
     const length = buffer.byteLength
     if (length === 0) return this.#nothing('read', buffer)
     const { transfers } = this.#operations
-    return transfers.transfer(OP_READ, this.#state, buffer, length, position, false, limits)
+    const state = this.#state
+    return transfers.transfer(OP_READ, state, buffer, length, position, false, limits, false, flags)
   }
 
   /**
@@ -148,25 +175,22 @@ export class File {
   }
 
   /**
-   * Writes all of `buffer` at the end of a file that was opened for appending, and resolves with its
-   * length. The kernel finds the end when it writes, so that concurrent appends lie one behind the
-   * other, each whole: also those from other processes, but for what is longer than the queue's
-   * `bounceBytes` (of `alloc` memory: 2 GiB) or was short and had to go on (a full disk), which goes in
-   * pieces. On another file it throws `ERR_URING_UNSUPPORTED`. open(2), O_APPEND.
+   * Writes all of `buffer` at the end of the file, and resolves with its length. The kernel finds the
+   * end when it writes, so that concurrent appends lie one behind the other, each whole: also those
+   * from other processes, but for what is longer than the queue's `bounceBytes` (of `alloc` memory:
+   * 2 GiB) or was short and had to go on (a full disk), which goes in pieces. open(2), O_APPEND; on a
+   * file that was not opened for it, RWF_APPEND of pwritev2(2).
    */
   append(buffer: NodeJS.ArrayBufferView, options?: WriteOptions): Promise<number> {
     checkView(buffer)
-    if (!this.#state.append) {
-      const needs = "a file opened with the flag 'a' or 'a+'"
-      throw uringError('ERR_URING_UNSUPPORTED', { feature: 'append()', needs })
-    }
-    return this.#write(buffer, 0, options)
+    return this.#write(buffer, 0, options, this.#state.append ? 0 : APPENDS)
   }
 
   #write(
     buffer: NodeJS.ArrayBufferView,
     position: number | bigint,
     options: WriteOptions | undefined,
+    flags = 0,
   ): Promise<number> {
     let datasync = false
     let limits: Limits | undefined
@@ -175,14 +199,64 @@ export class File {
       datasync = options.datasync ?? false
       checkBoolean(datasync, 'options.datasync')
       limits = checkLimits(options)
+      flags |= writeModifiers(options)
     }
+    checkModifiers(this.#operations, flags)
     const state = this.#state
     const length = buffer.byteLength
     if (length === 0 && !datasync) return this.#nothing('write', buffer)
     if (length === 0) return this.datasync(options).then(() => 0)
     checkAlignment(state, length, position)
     const { transfers } = this.#operations
-    return transfers.transfer(OP_WRITE, state, buffer, length, position, datasync, limits)
+    return transfers.transfer(
+      OP_WRITE,
+      state,
+      buffer,
+      length,
+      position,
+      datasync,
+      limits,
+      false,
+      flags,
+    )
+  }
+
+  /**
+   * Reads into several buffers, one after the other, from `position`. Resolves with the number of
+   * bytes, as {@link readAt} does. Buffers from {@link Queue.alloc} are filled in place, up to 1024 of
+   * them by one operation; a list with any other goes through one buffer, 1 MiB at a time. preadv(2).
+   */
+  readvAt(
+    buffers: readonly NodeJS.ArrayBufferView[],
+    position: number | bigint,
+    options: ReadOptions = {},
+  ): Promise<number> {
+    const length = checkBuffers(buffers)
+    checkPosition(position)
+    const limits = checkLimits(options)
+    const flags = readModifiers(options)
+    checkModifiers(this.#operations, flags)
+    const file = this.#state
+    return vectored({ file, opcode: OP_READV, buffers, length, position, limits, flags })
+  }
+
+  /**
+   * Writes all of several buffers, one after the other, at `position`; otherwise as {@link writeAt} and
+   * {@link readvAt}. pwritev(2).
+   */
+  writevAt(
+    buffers: readonly NodeJS.ArrayBufferView[],
+    position: number | bigint,
+    options: Omit<WriteOptions, 'datasync'> = {},
+  ): Promise<number> {
+    const length = checkBuffers(buffers)
+    checkPosition(position)
+    checkWrite(this.#state, length, position)
+    const limits = checkLimits(options)
+    const flags = writeModifiers(options)
+    checkModifiers(this.#operations, flags)
+    const file = this.#state
+    return vectored({ file, opcode: OP_WRITEV, buffers, length, position, limits, flags })
   }
 
   /**
@@ -273,7 +347,7 @@ export class File {
     const limits = checkLimits(options)
     const state = this.#state
     const operations = this.#operations
-    if (operations.supports('ftruncate')) {
+    if (!operations.kernel.lacks(OP_FTRUNCATE)) {
       return this.#call(OP_FTRUNCATE, 'ftruncate', 0, length, limits)
     }
     if (state.closed) return rejected(systemError(EBADF, 'ftruncate'))
@@ -281,7 +355,94 @@ export class File {
     const over = overBefore(limits, OP_FTRUNCATE)
     if (over !== undefined) return rejected(over)
     // It cannot be cancelled: it settles with its true result.
-    return operations.outside(state, promisify(ftruncate)(state.fd, Number(length)))
+    return operations.outside(state, OP_FTRUNCATE, promisify(ftruncate)(state.fd, Number(length)))
+  }
+
+  /**
+   * Makes room for `length` bytes from `offset`, so that writes there do not fail for want of it. With
+   * `punchHole` gives the room back, with `zeroRange` zeroes it; see {@link AllocateSettings}.
+   * fallocate(2), Linux 5.6.
+   */
+  allocate(
+    offset: number | bigint,
+    length: number,
+    options?: AllocateSettings & LimitOptions,
+  ): Promise<number> {
+    return run(this.#operations, files.allocate(this, offset, length, options), options)
+  }
+
+  /**
+   * Tells the kernel how `length` bytes from `offset` will be used, 0 for all to the end.
+   * posix_fadvise(2), Linux 5.6.
+   */
+  advise(
+    advice: Advice,
+    offset: number | bigint = 0,
+    length = 0,
+    options?: LimitOptions,
+  ): Promise<number> {
+    return run(this.#operations, files.advise(this, advice, offset, length), options)
+  }
+
+  /**
+   * Writes what is in the page cache of `length` bytes from `offset`, 0 for all to the end. That is not
+   * durable: use {@link datasync}. sync_file_range(2), Linux 5.2.
+   */
+  syncRange(
+    offset: number | bigint = 0,
+    length = 0,
+    options?: SyncRangeSettings & LimitOptions,
+  ): Promise<number> {
+    return run(this.#operations, files.syncRange(this, offset, length, options), options)
+  }
+
+  /**
+   * Copies bytes from this file to another of the same queue without taking them into this process;
+   * resolves with how many. A FIFO or socket at either side has no position, and from it comes what
+   * comes until its end. An error says `bytesWritten`. splice(2), Linux 5.7.
+   */
+  copyTo(to: File, options?: CopyOptions): Promise<number> {
+    return copyTo(this.#state, stateOf(to), options)
+  }
+
+  /**
+   * Waits until the file has one of `events`, of {@link POLL}; resolves with those that it has, and HUP
+   * and ERR. For FIFOs, sockets and terminals. poll(2), Linux 5.1.
+   */
+  poll(events: number, options?: LimitOptions): Promise<number> {
+    return run(this.#operations, files.poll(this, events), options)
+  }
+
+  /**
+   * Sends all of `buffer` on a socket that was adopted, and resolves with its length; an error says
+   * `bytesWritten`. send(2), Linux 5.6.
+   */
+  send(buffer: NodeJS.ArrayBufferView, options?: LimitOptions): Promise<number> {
+    checkView(buffer)
+    return this.#transmit(OP_SEND, buffer, checkLimits(options), 0)
+  }
+
+  /**
+   * Receives from a socket that was adopted, once; resolves with how many bytes, 0 when the other side
+   * has ended. recv(2), Linux 5.6.
+   */
+  recv(buffer: NodeJS.ArrayBufferView, options: RecvOptions = {}): Promise<number> {
+    checkView(buffer)
+    const limits = checkLimits(options)
+    return this.#transmit(OP_RECV, buffer, limits, recvModifiers(options))
+  }
+
+  #transmit(
+    opcode: number,
+    buffer: NodeJS.ArrayBufferView,
+    limits: Limits | undefined,
+    flags: number,
+  ): Promise<number> {
+    const { kernel, transfers } = this.#operations
+    kernel.require(opcode)
+    const length = buffer.byteLength
+    if (length === 0) return this.#nothing(syscallOf(opcode), buffer)
+    return transfers.transfer(opcode, this.#state, buffer, length, 0, false, limits, false, flags)
   }
 
   /** The file's attributes, in the shape of `fs.Stats`. statx(2). */

@@ -2,7 +2,9 @@
  * node-uring: file I/O for Node.js through Linux io_uring.
  */
 export type { BatchResult, SubmitOptions } from './batch.js'
+export type { BatchOperation } from './batch-operation.js'
 export type { Capabilities, CapabilityLimits, NotInUse, OperationName } from './capabilities.js'
+export type { CopyOptions } from './copy.js'
 export {
   AbortError,
   type DirectAlignment,
@@ -10,13 +12,23 @@ export {
   UringError,
   type UringErrorCode,
 } from './errors.js'
-export { File, type ManyOptions, type WriteOptions } from './file.js'
+export { File, type ManyOptions } from './file.js'
 export type { CloseOptions } from './file-state.js'
 export type { RoundTripSummary } from './histogram.js'
 export type { LimitOptions } from './limits.js'
 export type { AllocBuffer } from './memory.js'
-export { type BatchOperation, op, type TimeoutOptions } from './op.js'
+export type { ReadOptions, RecvOptions, WriteOptions } from './modifiers.js'
+export { op, type ReadFlags, type TimeoutOptions, type WriteFlags } from './op.js'
+export {
+  type Advice,
+  type AllocateSettings,
+  POLL,
+  type SpliceSettings,
+  type SyncRangeSettings,
+} from './op-files.js'
+export type { MakeSettings, OpenSettings, PathLike, Resolve, StatSettings } from './op-paths.js'
 export type { BackendChoice, QueueOptions } from './options.js'
+export type { MakeOptions, StatOptions } from './paths.js'
 export {
   type OpenOptions,
   Queue,

@@ -11,6 +11,7 @@ export type {
   EngineOptions,
   EngineStats,
   Opened,
+  Pipe,
 } from '../index.js'
 
 let binding: typeof Binding | undefined

@@ -8,72 +8,19 @@ import {
   OP_LINK_TIMEOUT,
   OP_NOP,
   OP_READ,
-  OP_RENAMEAT,
   OP_TIMEOUT,
-  OP_UNLINKAT,
   OP_WRITE,
   TIMEOUT_ABSOLUTE,
   TIMEOUT_SUCCEEDS,
 } from './backend.js'
-import { type File, stateOf } from './file.js'
-import { checkWrite, type FileState } from './file-state.js'
-import { type ParsedPath, parsePath } from './flags.js'
+import { BatchOperation, type Parts } from './batch-operation.js'
+import type { File } from './file.js'
+import { checkWrite, stateOf } from './file-state.js'
 import { monotonic } from './limits.js'
+import { type ReadOptions, readModifiers, type WriteOptions, writeModifiers } from './modifiers.js'
+import { files } from './op-files.js'
+import { paths } from './op-paths.js'
 import { checkBoolean, checkInteger, checkOptions, checkPosition, checkView } from './validate.js'
-
-/** What an operation is made of; the names are those of the record that carries it. */
-interface Parts {
-  file?: FileState
-  view?: ArrayBufferView
-  length?: number
-  position?: number | bigint
-  offset?: number
-  bytes?: Uint8Array
-  path?: string
-  dest?: string
-}
-
-/** An operation for {@link Queue.submit}, made by {@link op}. */
-export class BatchOperation {
-  // Not `instanceof`: a Proxy of one, or an object with its prototype, would pass and be asked again.
-  readonly #made = true
-  /** @internal */
-  static isMade(value: unknown): value is BatchOperation {
-    return typeof value === 'object' && value !== null && #made in value
-  }
-
-  /** @internal */
-  readonly opcode: number
-  /** @internal */
-  readonly file: FileState | undefined
-  /** @internal */
-  readonly view: ArrayBufferView | undefined
-  /** @internal */
-  readonly length: number
-  /** @internal */
-  readonly position: number | bigint
-  /** @internal */
-  readonly offset: number
-  /** @internal */
-  readonly bytes: Uint8Array | undefined
-  /** @internal */
-  readonly path: string | undefined
-  /** @internal */
-  readonly dest: string | undefined
-
-  /** @internal */
-  constructor(opcode: number, parts: Parts = {}) {
-    this.opcode = opcode
-    this.file = parts.file
-    this.view = parts.view
-    this.length = parts.length ?? 0
-    this.position = parts.position ?? 0
-    this.offset = parts.offset ?? 0
-    this.bytes = parts.bytes
-    this.path = parts.path
-    this.dest = parts.dest
-  }
-}
 
 /** Options of `op.timeout`. */
 export interface TimeoutOptions {
@@ -86,18 +33,18 @@ export interface TimeoutOptions {
 const MS_MAX = 2 ** 31 - 1
 const COUNT_MAX = 2 ** 32 - 1
 
-function timeoutParts(ms: number, absolute: boolean): Parts {
+/** Flags of the system call itself; limits are the whole batch's. */
+export type ReadFlags = Pick<ReadOptions, 'nowait' | 'dontcache'>
+/** As {@link ReadFlags}, of a write. */
+export type WriteFlags = Pick<WriteOptions, 'nowait' | 'dontcache' | 'dsync'>
+
+function timeoutParts(ms: number, absolute: boolean): Parts<number> {
   if (!absolute) {
     checkInteger(ms, 'ms', 0, MS_MAX)
     return { position: ms * 1e6 }
   }
   checkPosition(Math.ceil(ms), 'ms')
   return { position: monotonic(ms), offset: TIMEOUT_ABSOLUTE }
-}
-
-/** A path that the kernel would look at, for the engine takes no other. */
-function pathOf(path: string | Buffer | Uint8Array | URL, name: string): ParsedPath {
-  return parsePath(path, name)
 }
 
 /** Constructors of operations. What each resolves with stands in `queue.submit`'s results. */
@@ -112,11 +59,19 @@ export const op = {
    * {@link File.readAt}; in a chain it is one read, which may be short, and a short one ends a soft
    * chain. pread(2).
    */
-  read(file: File, buffer: NodeJS.ArrayBufferView, position: number | bigint): BatchOperation {
+  read(
+    file: File,
+    buffer: NodeJS.ArrayBufferView,
+    position: number | bigint,
+    options: ReadFlags = {},
+  ): BatchOperation {
     checkView(buffer)
     checkPosition(position)
+    checkOptions(options)
+    const flags = readModifiers(options)
     const length = buffer.byteLength
-    return new BatchOperation(OP_READ, { file: stateOf(file), view: buffer, length, position })
+    const state = stateOf(file)
+    return new BatchOperation(OP_READ, { file: state, view: buffer, length, position, flags })
   },
 
   /**
@@ -124,13 +79,20 @@ export const op = {
    * write, and one that did not write all gives `ERR_URING_SHORT_WRITE`. A buffer that is not from
    * `queue.alloc` is copied when the write is staged. pwrite(2).
    */
-  write(file: File, buffer: NodeJS.ArrayBufferView, position: number | bigint): BatchOperation {
+  write(
+    file: File,
+    buffer: NodeJS.ArrayBufferView,
+    position: number | bigint,
+    options: WriteFlags = {},
+  ): BatchOperation {
     checkView(buffer)
     checkPosition(position)
+    checkOptions(options)
+    const flags = writeModifiers(options)
     const state = stateOf(file)
     const length = buffer.byteLength
     checkWrite(state, length, position)
-    return new BatchOperation(OP_WRITE, { file: state, view: buffer, length, position })
+    return new BatchOperation(OP_WRITE, { file: state, view: buffer, length, position, flags })
   },
 
   /** Brings data and metadata to stable storage; 0. fsync(2). */
@@ -176,23 +138,6 @@ export const op = {
     return new BatchOperation(OP_LINK_TIMEOUT, timeoutParts(ms, absolute))
   },
 
-  /** Gives a file another name, in place of what has it; 0. rename(2), Linux 5.11. */
-  rename(
-    from: string | Buffer | Uint8Array | URL,
-    to: string | Buffer | Uint8Array | URL,
-  ): BatchOperation {
-    const [old, dest] = [pathOf(from, 'from'), pathOf(to, 'to')]
-    return new BatchOperation(OP_RENAMEAT, {
-      bytes: Buffer.concat([old.bytes, dest.bytes]),
-      length: old.bytes.length,
-      path: old.text,
-      dest: dest.text,
-    })
-  },
-
-  /** Takes a name away; 0. unlink(2), Linux 5.11. */
-  unlink(path: string | Buffer | Uint8Array | URL): BatchOperation {
-    const { bytes, text } = pathOf(path, 'path')
-    return new BatchOperation(OP_UNLINKAT, { bytes, path: text })
-  },
+  ...files,
+  ...paths,
 } as const

@@ -8,28 +8,34 @@
 import {
   type Backend,
   type Deliver,
-  OP_FSYNC,
+  isOutgoing,
   OP_NOP,
   OP_OPENAT,
+  OP_READ,
   OP_STATX,
   OP_TIMEOUT,
-  OP_WRITE,
   REFUSED_CLOSED,
   REFUSED_CREDENTIALS,
   REFUSED_FAILED,
+  REFUSED_PATH,
   REFUSED_UNKNOWN_CHUNK,
   REFUSED_UNKNOWN_FILE,
   syscallOf,
+  syscallOfCall,
 } from './backend.js'
-import { type Batch, goOnWithChain, startChain } from './batch.js'
+import type { Batch } from './batch.js'
+import { goOnWithChain, startChain } from './chain.js'
 import { ERRNO } from './errno.js'
 import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
+import type { File } from './file.js'
 import type { FileState } from './file-state.js'
 import { cannotPoll } from './iopoll.js'
+import { Kernel } from './kernel.js'
 import { LimitKeeper, type Limits, overBefore } from './limits.js'
 import { arriveMany, bytesOfMany, startMany } from './many.js'
 import { Memory } from './memory.js'
-import type { EngineCapabilities, EngineOptions } from './native.js'
+import { refusedModifier } from './modifiers.js'
+import type { EngineOptions, Opened } from './native.js'
 import type { BackendChoice } from './options.js'
 import {
   KIND_BEHIND,
@@ -50,7 +56,7 @@ import { startBackend } from './start.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 
-const { EBADF, ECANCELED, EINTR, ENOTSUP, ETIME } = ERRNO
+const { EBADF, ECANCELED, EINTR, ENAMETOOLONG, ENOENT, ENOTSUP, ETIME } = ERRNO
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -65,7 +71,14 @@ const keepResolve = (resolve: (value: never) => void): void => {
 
 /** What a call has beside its numbers. */
 export interface CallOptions {
-  bytes?: Uint8Array
+  bytes?: Uint8Array | undefined
+  /** Modifiers beside the opcode. */
+  flags?: number
+  /** Of a splice: the file that it reads from. */
+  other?: FileState | undefined
+  /** Paths for the error of a refusal. */
+  path?: string | undefined
+  dest?: string | undefined
   /** It may also start while the queue closes. */
   internal?: boolean
   limits?: Limits | undefined
@@ -79,19 +92,23 @@ export class Operations {
   readonly transfers: Transfers
   readonly volume: Volume
   readonly limits: LimitKeeper
+  readonly kernel: Kernel
   readonly slots: Slots = new Slots(SLOTS_MAX)
   /** Set once nothing new may start: what new operations reject with. */
   ended: (() => Error) | undefined = undefined
   /** Called when the last operation under way has settled. */
   onIdle: (() => void) | undefined = undefined
-  #capabilities: EngineCapabilities | undefined
+  /** Makes a file of what an open gave; the queue's, which knows its files. */
+  enter: (opened: Opened, path: string, flags: number, limits?: Limits) => Promise<File> = () =>
+    rejected(internalError('a file for nobody'))
   readonly #pairs: Int32Array
 
-  constructor(choice: BackendChoice, options: EngineOptions) {
+  constructor(choice: BackendChoice, options: EngineOptions, without: readonly string[] = []) {
     const deliver: Deliver = (count, slot, result) => this.#deliver(count, slot, result)
     const { backend, pairs } = startBackend(choice, options, deliver)
     this.options = options
     this.backend = backend
+    this.kernel = new Kernel(() => backend.capabilities(), without)
     this.#pairs = pairs
     this.memory = new Memory(backend, options.allocBytes, (buffer) => this.#uses(buffer))
     this.transfers = new Transfers(this, backend)
@@ -148,7 +165,7 @@ export class Operations {
     offset: number,
     length: number,
     position: number | bigint,
-    { bytes, limits }: CallOptions = {},
+    { bytes, flags = 0, other, path, dest, limits }: CallOptions = {},
   ): [Operation, Promise<unknown>] {
     const op = this.slots.take()
     op.kind = KIND_CALL
@@ -158,7 +175,12 @@ export class Operations {
     op.length = length
     op.position = position
     op.bytes = bytes
+    op.flags = flags
+    op.other = other
+    op.path = path
+    op.dest = dest
     if (file !== undefined) file.pending++
+    if (other !== undefined) other.pending++
     if (limits !== undefined) this.limits.add(op, limits)
     launching = op
     return [op, new Promise<unknown>(keepResolve)]
@@ -189,12 +211,13 @@ export class Operations {
     return op
   }
 
-  /** Counts work on a file that is done elsewhere as under way until it settles. */
-  async outside<T>(file: FileState, work: Promise<T>): Promise<T> {
+  /** Counts work that is done elsewhere, or in several operations, as one under way until it settles. */
+  async outside<T>(file: FileState | undefined, opcode: number, work: Promise<T>): Promise<T> {
     const op = this.slots.take()
     op.kind = KIND_CALL
+    op.opcode = opcode
     op.file = file
-    file.pending++
+    if (file !== undefined) file.pending++
     try {
       return await work
     } finally {
@@ -242,7 +265,8 @@ export class Operations {
   stageCall(op: Operation): number | undefined {
     const { opcode, flags, slot, offset, length, position, bytes } = op
     const handle = op.file === undefined ? 0 : op.file.handle
-    return this.backend.stage(opcode | flags, slot, handle, 0, offset, length, position, bytes)
+    const from = op.other === undefined ? 0 : op.other.handle
+    return this.backend.stage(opcode | flags, slot, handle, from, offset, length, position, bytes)
   }
 
   /** The engine took it not. */
@@ -259,6 +283,8 @@ export class Operations {
         return this.ended?.() ?? internalError('the engine has failed and did not say so')
       case REFUSED_UNKNOWN_FILE:
         return systemError(EBADF, syscallOf(op.opcode))
+      case REFUSED_PATH:
+        return refusedPath(op)
       case REFUSED_CREDENTIALS:
         return uringError('ERR_URING_CREDENTIALS')
       case REFUSED_UNKNOWN_CHUNK:
@@ -292,6 +318,17 @@ export class Operations {
   }
 
   #take(op: Operation, result: number): void {
+    if (op.rest === undefined) {
+      this.#takeOne(op, result)
+      return
+    }
+    const { rest, batch, opcode, lead, length } = op
+    this.#takeOne(op, result)
+    const whole = opcode === OP_READ ? result - lead >= length : result >= 0
+    goOnWithChain(this, rest, batch as Batch, whole)
+  }
+
+  #takeOne(op: Operation, result: number): void {
     op.staged = false
     // A worker that a cancel takes out of a call says so with EINTR.
     if (result === -EINTR && op.cancelled) result = -ECANCELED
@@ -312,12 +349,7 @@ export class Operations {
     if (op.opcode === OP_TIMEOUT && result === -ETIME && op.length === 0) result = 0
     if (result >= 0 && op.opcode === OP_OPENAT) this.settle(op, this.backend.takeOpened(op.slot))
     else if (result >= 0 && op.opcode === OP_STATX) this.settle(op, this.backend.takeStat(op.slot))
-    else if (op.rest === undefined) this.finish(op, result)
-    else {
-      const { rest, batch } = op
-      this.finish(op, result)
-      goOnWithChain(this, rest, batch as Batch, result >= 0)
-    }
+    else this.finish(op, result)
   }
 
   /**
@@ -377,7 +409,7 @@ export class Operations {
   // ---- ends ---------------------------------------------------------------------------------
 
   /** Settles with what is done when `result` is not negative, else with that errno. */
-  finish(op: Operation, result: number, syscall = this.syscall(op)): void {
+  finish(op: Operation, result: number, syscall = syscallOfCall(op)): void {
     if (result === -ECANCELED && op.cancelled) {
       this.fail(op, this.limits.reason(op, bytesWrittenBy(op)))
     } else if (op.kind === KIND_CALL && (result >= 0 || op.batch === undefined)) {
@@ -389,13 +421,9 @@ export class Operations {
     } else {
       const { path, dest } = op
       const bytesWritten = bytesWrittenBy(op)
-      this.fail(op, systemError(result, syscall, { path, dest, bytesWritten }))
+      const error = systemError(result, syscall, { path, dest, bytesWritten })
+      this.fail(op, op.flags === 0 ? error : refusedModifier(op.flags, error))
     }
-  }
-
-  /** The name of an operation in its error. */
-  syscall(op: Operation): string {
-    return op.opcode === OP_FSYNC && op.length === 1 ? 'fdatasync' : syscallOf(op.opcode)
   }
 
   /** Settles with an error. */
@@ -404,11 +432,12 @@ export class Operations {
   }
 
   settle(op: Operation, value: unknown): void {
-    const { resolve, file, companion, batch, index } = op
+    const { resolve, file, other, companion, batch, index } = op
     if (op.limited) this.limits.release(op)
     if (companion !== undefined) this.slots.give(companion)
     this.slots.give(op)
     file?.leave()
+    other?.leave()
     if (this.slots.pending === 0) this.onIdle?.()
     if (batch === undefined) resolve?.(value)
     else batch.put(index, value)
@@ -464,15 +493,9 @@ export class Operations {
     }
   }
 
-  /** Whether the kernel has an operation, by its name in `capabilities.operations`. */
-  supports(operation: string): boolean {
-    this.#capabilities ??= this.backend.capabilities() ?? undefined
-    return this.#capabilities?.operations[operation] ?? false
-  }
-
   /** The error of a call that came to `result`. */
-  failure(result: number, syscall: string, path?: string): Error {
-    return result === -ECANCELED ? abortError() : systemError(result, syscall, { path })
+  failure(result: number, syscall: string, path?: string, dest?: string): Error {
+    return result === -ECANCELED ? abortError() : systemError(result, syscall, { path, dest })
   }
 
   /** What is under way, by kind: `3 reads`. */
@@ -484,12 +507,6 @@ export class Operations {
       counts.set(name, (counts.get(name) ?? 0) + 1)
     }
     return [...counts].map(([name, count]) => `${count} ${name}${count === 1 ? '' : 's'}`)
-  }
-
-  /** Entries of the submission queue, as the kernel made it. */
-  get entries(): number {
-    this.#capabilities ??= this.backend.capabilities() ?? undefined
-    return this.#capabilities?.entries ?? 0
   }
 
   /** Ends the engine. What is still under way rejects; true when the kernel had let go of it. */
@@ -507,6 +524,14 @@ function needsMemory(op: Operation): boolean {
 }
 
 function bytesWrittenBy(op: Operation): number | undefined {
-  if (op.opcode !== OP_WRITE) return undefined
+  if (!isOutgoing(op.opcode)) return undefined
   return op.many === undefined ? op.done : bytesOfMany(op.many)
+}
+
+/** The engine takes no path that the kernel would not look at. */
+function refusedPath(op: Operation): Error {
+  const { bytes, length, path, dest } = op
+  const isEmpty = bytes === undefined || bytes.length === 0
+  const oneIsEmpty = isEmpty || (dest !== undefined && (length === 0 || length === bytes.length))
+  return systemError(oneIsEmpty ? ENOENT : ENAMETOOLONG, syscallOfCall(op), { path, dest })
 }

@@ -2,7 +2,9 @@
  * The options of a queue: their defaults, their checks, and what the engine makes of them.
  */
 
-import { invalidArgValue } from './errors.js'
+import type { OperationName } from './capabilities.js'
+import { invalidArgType, invalidArgValue } from './errors.js'
+import { HIDEABLE } from './kernel.js'
 import type { EngineOptions } from './native.js'
 import { engineSetup, type SetupOptions } from './setup.js'
 import { checkBoolean, checkInteger, checkOptions } from './validate.js'
@@ -59,6 +61,11 @@ export interface QueueOptions extends SetupOptions {
   }
   /** Register files, and memory for direct files, with the ring. Default true. */
   register?: boolean
+  /**
+   * Operations to do without, by their names in `capabilities.operations`, as on a kernel that lacks
+   * them: to see how a program fares there. Default none.
+   */
+  without?: readonly OperationName[]
 }
 
 const BACKENDS: readonly BackendChoice[] = ['auto', 'io_uring', 'node:fs']
@@ -114,6 +121,16 @@ export function engineOptions(given: QueueOptions = {}): EngineOptions {
     register,
     ...engineSetup(given),
   }
+}
+
+/** Checks the names of operations to do without. */
+export function hiddenOperations({ without = [] }: QueueOptions = {}): readonly string[] {
+  if (!Array.isArray(without)) {
+    throw invalidArgType('options.without', 'an instance of Array', without)
+  }
+  const unknown = without.find((name) => !HIDEABLE.includes(name))
+  if (unknown === undefined) return [...without]
+  throw invalidArgValue('options.without', unknown, `must be names of ${HIDEABLE.join(', ')}`)
 }
 
 function integer(

@@ -2,25 +2,34 @@
  * The queue: a ring joined to this thread's event loop, its memory and its files. Checks arguments
  * and hands them to `operations.ts`.
  */
-import { OP_CLOSE, OP_OPENAT, OP_TIMEOUT } from './backend.js'
+import { OP_CLOSE, OP_TIMEOUT } from './backend.js'
 import { type BatchResult, type SubmitOptions, submit } from './batch.js'
+import type { BatchOperation, Result, ResultOf } from './batch-operation.js'
 import { type Capabilities, capabilitiesOf } from './capabilities.js'
-import { ERRNO } from './errno.js'
 import { abortError, invalidArgValue, rejected, systemError, uringError } from './errors.js'
-import { File, stateOf } from './file.js'
-import { type CloseOptions, closeTimeout, FileState, isEndless, settled } from './file-state.js'
-import { isDirect, parseFlags, parseMode, parsePath } from './flags.js'
+import { File } from './file.js'
+import {
+  type CloseOptions,
+  closeTimeout,
+  FileState,
+  isEndless,
+  settled,
+  stateOf,
+} from './file-state.js'
+import { isDirect, parseMode, parsePath } from './flags.js'
 import { type RoundTripSummary, RoundTrips } from './histogram.js'
 import { checkLimits, type LimitOptions, type Limits } from './limits.js'
 import type { AllocBuffer } from './memory.js'
-import type { EngineOptions, EngineStats, Opened } from './native.js'
-import type { BatchOperation } from './op.js'
+import type { EngineOptions, EngineStats } from './native.js'
+import { op } from './op.js'
+import type { OpenSettings, PathLike } from './op-paths.js'
 import { Operations } from './operations.js'
-import { backendChoice, engineOptions, type QueueOptions } from './options.js'
+import { backendChoice, engineOptions, hiddenOperations, type QueueOptions } from './options.js'
+import { Paths } from './paths.js'
 import { type ReplaceOptions, replaceFile } from './replace.js'
+import { run } from './run.js'
 import { probeBackend } from './start.js'
 import {
-  checkBoolean,
   checkFunction,
   checkInteger,
   checkLength,
@@ -29,17 +38,8 @@ import {
   checkView,
 } from './validate.js'
 
-const { EMFILE, ENAMETOOLONG, ENOENT } = ERRNO
-/** A path with its NUL. path_resolution(7). */
-const PATH_BYTES_MAX = 4096
-
 /** Options of {@link Queue.open}. */
-export interface OpenOptions extends LimitOptions {
-  /** Permissions of a file that is made: a number or octal digits. Default 0o666. */
-  mode?: number | string
-  /** Bypass the page cache: O_DIRECT, open(2). Default false. */
-  direct?: boolean
-}
+export interface OpenOptions extends LimitOptions, OpenSettings {}
 
 /** Options of {@link Queue.nopRoundTrip}. */
 export interface RoundTripOptions {
@@ -94,7 +94,7 @@ export interface QueueStats {
  * Where io_uring is missing or forbidden everything works on node:fs, and `capabilities.reason` says
  * why. With `backend: 'io_uring'` it throws `ERR_URING_UNAVAILABLE` with that reason instead.
  */
-export class Queue {
+export class Queue extends Paths {
   readonly #operations: Operations
   readonly #options: EngineOptions
   readonly #files = new Set<FileState>()
@@ -102,8 +102,13 @@ export class Queue {
   #capabilities: Capabilities | undefined
 
   constructor(options?: QueueOptions) {
-    this.#options = engineOptions(options)
-    this.#operations = new Operations(backendChoice(options), this.#options)
+    const asked = engineOptions(options)
+    const operations = new Operations(backendChoice(options), asked, hiddenOperations(options))
+    super(operations)
+    this.#options = asked
+    this.#operations = operations
+    operations.enter = ({ file, fd }, path, flags, limits) =>
+      this.#enter(new FileState(operations, file, fd, path, flags), limits)
   }
 
   /**
@@ -120,39 +125,15 @@ export class Queue {
 
   /**
    * Opens a file without blocking the thread. `flags` are those of node:fs, a string or a number,
-   * 'r' by default. Rejects with the errno of openat(2).
+   * 'r' by default. Rejects with the errno of openat(2). With `directory` the path begins there, and
+   * `resolve` says what it may not do: openat2(2).
    */
-  open(
-    path: string | Buffer | Uint8Array | URL,
-    flags?: string | number,
-    options: OpenOptions = {},
-  ): Promise<File> {
-    checkOptions(options)
-    const direct = options.direct ?? false
-    checkBoolean(direct, 'options.direct')
-    const limits = checkLimits(options)
-    const { bytes, text } = parsePath(path)
-    const mode = parseMode(options.mode, 'options.mode')
-    return this.#open(bytes, text, parseFlags(flags, direct), mode, limits)
-  }
-
-  async #open(
-    bytes: Uint8Array,
-    path: string,
-    flags: number,
-    mode: number,
-    limits: Limits | undefined,
-  ): Promise<File> {
-    // The engine takes no path that the kernel would not look at.
-    if (bytes.length === 0) return rejected(systemError(ENOENT, 'open', { path }))
-    if (bytes.length >= PATH_BYTES_MAX) return rejected(systemError(ENAMETOOLONG, 'open', { path }))
-    const operations = this.#operations
-    const options = { bytes, limits }
-    const outcome = await operations.call(OP_OPENAT, undefined, flags >>> 0, mode, 0, options)
-    if (typeof outcome === 'number') return rejected(operations.failure(outcome, 'open', path))
-    if (outcome === null) return rejected(systemError(EMFILE, 'open', { path }))
-    const { file, fd } = outcome as Opened
-    return this.#enter(new FileState(this.#operations, file, fd, path, flags), limits)
+  open(path: PathLike, flags?: string | number, options: OpenOptions = {}): Promise<File> {
+    const made = op.open(path, flags, options)
+    if (made.file !== undefined && made.file.operations !== this.#operations) {
+      throw invalidArgValue('options.directory', options.directory, 'is of another queue')
+    }
+    return run(this.#operations, made, options)
   }
 
   /**
@@ -237,19 +218,26 @@ export class Queue {
    * Many operations, made by {@link op}, for one promise. Resolves when all are over with what each
    * came to, in their order: a count of bytes, 0 where there is nothing to count, or an Error.
    *
-   * `link` makes a chain of them, which goes to the kernel whole, in one submission (of a soft one, what
-   * follows an fsync, truncate, rename or unlink when that has succeeded), and needs a queue with as
-   * many entries, and bounce memory for all its plain buffers at once; what can never fit throws
-   * `ERR_URING_UNSUPPORTED`. A write in a chain that was short gives `ERR_URING_SHORT_WRITE`. Without
-   * `link` reads are filled and writes complete, as by {@link File.readAt} and {@link File.writeAt}.
-   * `signal` and `timeoutMs` are for each of them.
+   * `link` makes a chain of them, which goes to the kernel whole, in one submission, and needs a queue
+   * with as many entries, and bounce memory for all its plain buffers at once; what can never fit throws
+   * `ERR_URING_UNSUPPORTED`. (What follows an fsync, truncate, rename or unlink in a soft chain goes when
+   * that has succeeded, and where memory is copied what follows a read that a later write takes its
+   * bytes from.) A write in a chain that was short gives `ERR_URING_SHORT_WRITE`. Without `link` reads
+   * are filled and writes complete, as by {@link File.readAt} and {@link File.writeAt}. `signal` and
+   * `timeoutMs` are for each of them.
    */
-  submit(
-    operations: readonly BatchOperation[],
+  submit<const List extends readonly BatchOperation<Result>[]>(
+    operations: List,
     options: SubmitOptions & { throwOnError: true },
-  ): Promise<number[]>
-  submit(operations: readonly BatchOperation[], options?: SubmitOptions): Promise<BatchResult[]>
-  submit(operations: readonly BatchOperation[], options?: SubmitOptions): Promise<BatchResult[]> {
+  ): Promise<{ -readonly [Index in keyof List]: ResultOf<List[Index]> }>
+  submit<const List extends readonly BatchOperation<Result>[]>(
+    operations: List,
+    options?: SubmitOptions,
+  ): Promise<{ -readonly [Index in keyof List]: BatchResult<ResultOf<List[Index]>> }>
+  submit(
+    operations: readonly BatchOperation<Result>[],
+    options?: SubmitOptions,
+  ): Promise<BatchResult<Result>[]> {
     return submit(this.#operations, operations, options)
   }
 
@@ -364,7 +352,7 @@ export class Queue {
 
   /** What the kernel granted, and why not the rest; after {@link close}, what it had last. */
   get capabilities(): Capabilities {
-    const granted = this.#operations.backend.capabilities()
+    const granted = this.#operations.kernel.capabilities()
     if (granted !== null) {
       const { name, reason } = this.#operations.backend
       this.#capabilities = capabilitiesOf(granted, this.#options, name, reason)

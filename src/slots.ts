@@ -54,9 +54,9 @@ export class Operation {
   /** Of the first member of a chain: all members. Of every member: the first. */
   chain: readonly Operation[] | undefined = undefined
   first: Operation | undefined = undefined
-  /** Of a member that decides whether the chain goes on: what follows it, not staged yet. */
+  /** Of a member of a chain whose end what follows waits for: that, not staged yet. */
   rest: readonly Operation[] | undefined = undefined
-  /** Flags beside the opcode. */
+  /** Flags and modifiers beside the opcode. */
   flags = 0
   /** Whether a signal or a deadline watches over it; then those, and its places with them. */
   limited = false
@@ -68,6 +68,8 @@ export class Operation {
   timeoutMs = 0
   heapIndex = -1
   file: FileState | undefined = undefined
+  /** Of a splice: the file that it reads from. */
+  other: FileState | undefined = undefined
   /** Transfers: the caller's memory, as bytes when it is to be copied. */
   view: ArrayBufferView | undefined = undefined
   /** Transfers: the chunk under `view`, or the bounce chunk of the piece under way. */
@@ -266,6 +268,8 @@ export class Slots {
 function clear(op: Operation): void {
   op.kind = KIND_NOP
   op.file = undefined
+  op.other = undefined
+  op.flags = 0
   op.view = undefined
   op.chunk = 0
   op.bounced = false
@@ -293,5 +297,6 @@ function clearBatch(op: Operation): void {
   op.chain = undefined
   op.first = undefined
   op.rest = undefined
+  // Of a nop, which needs no clearing otherwise.
   op.flags = 0
 }

@@ -7,8 +7,10 @@
 import {
   type Backend,
   FLAG_LINK,
+  isOutgoing,
   OP_FSYNC,
   OP_READ,
+  OP_RECV,
   OP_WRITE,
   POOL_BOUNCE,
   POOL_RESULT,
@@ -18,12 +20,14 @@ import {
   TAKE_ERRNO,
   TAKE_LIMIT,
   TAKE_TOO_LONG,
+  TRANSFER_BYTES_MAX,
 } from './backend.js'
-import { endOfMember } from './batch.js'
+import { endOfMember } from './chain.js'
 import { ERRNO } from './errno.js'
 import { internalError, rejected, systemError, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
+import { APPENDS, NOWAIT } from './modifiers.js'
 import type { Operations } from './operations.js'
 import {
   KIND_BEHIND,
@@ -34,9 +38,7 @@ import {
   WAITS_FOR_MEMORY,
 } from './slots.js'
 
-const { EBADF, ECANCELED, EIO } = ERRNO
-/** Most bytes of one read or write: the kernel's MAX_RW_COUNT, 2 GiB - 4 KiB. read(2). */
-const IN_PLACE_PIECE_BYTES = 0x7ffff000
+const { EAGAIN, EBADF, ECANCELED, EIO } = ERRNO
 /** Most bytes that are bounced at once: longer transfers go in pieces. */
 const BOUNCE_PIECE_BYTES = 1 << 20
 /** The smallest chunk, and the largest that is of a power of two. `crates/core/src/arena.rs`. */
@@ -59,7 +61,8 @@ export class Transfers {
 
   /**
    * Moves `length` bytes between the file at `position` and the view; resolves with how many. An
-   * `internal` one may also start while the file or the queue closes.
+   * `internal` one may also start while the file or the queue closes. `flags` are modifiers beside the
+   * opcode.
    */
   transfer(
     opcode: number,
@@ -70,18 +73,20 @@ export class Transfers {
     datasync: boolean,
     limits?: Limits,
     internal = false,
+    flags = 0,
   ): Promise<number> {
     if (file.closed && !internal) return rejected(systemError(EBADF, syscallOf(opcode)))
     const operations = this.#operations
     if (operations.ended !== undefined && !internal) return rejected(operations.ended())
     if (limits !== undefined) {
-      const over = overBefore(limits, opcode, opcode === OP_WRITE ? 0 : undefined)
+      const over = overBefore(limits, opcode, isOutgoing(opcode) ? 0 : undefined)
       if (over !== undefined) return rejected(over)
     }
     const op = operations.slots.take()
     op.kind = KIND_TRANSFER
     op.opcode = opcode
     op.datasync = datasync
+    op.flags = flags
     this.aim(op, file, view, length, position)
     file.pending++
     if (limits !== undefined) operations.limits.add(op, limits)
@@ -178,13 +183,13 @@ export class Transfers {
   prepare(op: Operation): number {
     const remaining = op.length - op.done
     if (!op.bounced) {
-      op.piece = Math.min(remaining, IN_PLACE_PIECE_BYTES)
+      op.piece = Math.min(remaining, TRANSFER_BYTES_MAX)
       return STAGED
     }
     const file = op.file as FileState
     // A chain cannot go on after a piece; and between the pieces of an append others would append.
-    const whole = op.first !== undefined || (file.append && op.opcode === OP_WRITE)
-    const most = whole ? IN_PLACE_PIECE_BYTES : BOUNCE_PIECE_BYTES
+    const appends = (file.append || (op.flags & APPENDS) !== 0) && op.opcode === OP_WRITE
+    const most = op.first !== undefined || appends ? TRANSFER_BYTES_MAX : BOUNCE_PIECE_BYTES
     let piece = Math.min(remaining, most)
     if (file.blockBytes !== 0 && op.opcode === OP_READ) {
       // A direct read has to begin and end on blocks: read those around what was asked for.
@@ -205,7 +210,7 @@ export class Transfers {
   }
 
   #takeChunk(op: Operation, bytes: number): number {
-    return op.opcode === OP_WRITE
+    return isOutgoing(op.opcode)
       ? this.#backend.take(POOL_BOUNCE, bytes, op.view as Uint8Array, op.done)
       : this.#backend.take(POOL_BOUNCE, bytes)
   }
@@ -305,18 +310,21 @@ export class Transfers {
 
   /** A piece is over with `result`: takes what it brought, and settles or goes on. */
   advance(op: Operation, result: number): void {
+    const outgoing = isOutgoing(op.opcode)
     if (result < 0) {
       this.letGo(op)
-      this.#operations.finish(op, result)
+      // What was there without waiting is what such a read is for.
+      const some = result === -EAGAIN && op.done > 0 && !outgoing
+      this.#operations.finish(op, some ? 0 : result)
       return
     }
-    const count = op.opcode === OP_READ ? this.#takeRead(op, result) : this.#takeWritten(op, result)
+    const count = outgoing ? this.#takeWritten(op, result) : this.#takeRead(op, result)
     if (count < 0) return
     op.done += count
     if (op.first !== undefined) this.#operations.settle(op, endOfMember(op, op.done))
     else if (op.done === op.length) this.#operations.finish(op, 0)
-    else if (count === 0 && op.opcode === OP_WRITE) this.#operations.finish(op, -EIO)
-    else if (op.opcode === OP_READ && this.#isEnd(op, result)) this.#operations.finish(op, 0)
+    else if (count === 0 && outgoing) this.#operations.finish(op, -EIO)
+    else if (!outgoing && this.#isEnd(op, result)) this.#operations.finish(op, 0)
     else this.#goOn(op)
   }
 
@@ -345,8 +353,10 @@ export class Transfers {
   /** Whether a read that brought less than was asked for is at the end of what there is. */
   #isEnd(op: Operation, result: number): boolean {
     const file = op.file as FileState
-    if (result === 0) return true
+    // One recv is one recv.
+    if (result === 0 || op.opcode === OP_RECV) return true
     if (result === op.piece) return false
+    if ((op.flags & NOWAIT) !== 0) return true
     // The blocks of a direct file end within one only where the file ends.
     if (file.blockBytes !== 0) return result % file.blockBytes !== 0
     // A read of a FIFO, terminal or socket is one read.
@@ -375,7 +385,7 @@ export class Transfers {
     const syscall = syscallOf(op.opcode)
     return uringError('ERR_URING_BUFFER_DETACHED', {
       syscall,
-      bytesWritten: op.opcode === OP_WRITE ? op.done : undefined,
+      bytesWritten: isOutgoing(op.opcode) ? op.done : undefined,
     })
   }
 }
@@ -401,12 +411,13 @@ function isAligned(
   )
 }
 
-function remainder(position: number | bigint, block: number): number {
+/** Where a position is in its block. */
+export function remainder(position: number | bigint, block: number): number {
   return typeof position === 'number' ? position % block : Number(position % BigInt(block))
 }
 
 /** `position + by`, exact also past 2^53. */
-function moved(position: number | bigint, by: number): number | bigint {
+export function moved(position: number | bigint, by: number): number | bigint {
   if (typeof position === 'number') {
     const sum = position + by
     return sum <= Number.MAX_SAFE_INTEGER ? sum : BigInt(position) + BigInt(by)

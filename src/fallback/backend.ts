@@ -6,14 +6,18 @@
 import {
   type Backend,
   type Deliver,
+  MODIFIER_SHIFT,
   OP_CLOSE,
+  OP_FADVISE,
+  OP_FALLOCATE,
   OP_FSYNC,
   OP_FTRUNCATE,
+  OP_MKDIRAT,
   OP_NOP,
   OP_OPENAT,
   OP_READ,
   OP_STATX,
-  OP_UNLINKAT,
+  OP_SYNC_FILE_RANGE,
   OP_WRITE,
   REFUSED_ARGUMENT,
   REFUSED_BUFFER_GONE,
@@ -54,15 +58,21 @@ const OPERATIONS: Readonly<Record<string, boolean>> = {
   link_timeout: true,
   renameat: true,
   unlinkat: true,
+  linkat: true,
+  symlinkat: true,
+  mkdirat: true,
   async_cancel: false,
 }
-const OPCODE_MAX = OP_UNLINKAT
+/** Those that can be staged: up to the last, without those in between that Node has no call for. */
+const HAS_NOT = new Set([OP_FALLOCATE, OP_FADVISE, OP_SYNC_FILE_RANGE])
+const OPCODE_MAX = OP_MKDIRAT
 /** Most operations of one {@link NodeBackend.stageMany}. */
 const MANY_MAX = 1 << 20
 /** Where each of many goes in the file. */
 type Positions = Float64Array | BigInt64Array | BigUint64Array
 /** Those that are done to a file. A statx may be of a path. */
 const ON_FILES = new Set([OP_READ, OP_WRITE, OP_FSYNC, OP_FTRUNCATE, OP_CLOSE])
+
 /** The engine, on node:fs. */
 export class NodeBackend implements Backend {
   readonly name = 'node:fs'
@@ -127,8 +137,10 @@ export class NodeBackend implements Backend {
     if (this.#closed) return REFUSED_CLOSED
     if (this.#turns.at(slot) !== undefined) return REFUSED_SLOT_BUSY
     const [kind, flags] = [opcode & 0xff, opcode & ~0xff]
-    if (kind > OPCODE_MAX) return REFUSED_UNKNOWN_OPCODE
-    if (position < 0) return REFUSED_ARGUMENT
+    if (kind > OPCODE_MAX || HAS_NOT.has(kind)) return REFUSED_UNKNOWN_OPCODE
+    if (position < 0 || flags >> MODIFIER_SHIFT !== 0) return REFUSED_ARGUMENT
+    // Node opens from the working directory only, and has no openat2(2).
+    if (kind === OP_OPENAT && (handle !== 0 || position !== 0)) return REFUSED_ARGUMENT
     const file = this.#files.get(handle)
     if (file === undefined && (handle !== 0 || ON_FILES.has(kind))) return REFUSED_UNKNOWN_FILE
     const request = new Request(slot, kind, flags, file, chunk, offset, length, position)
@@ -310,6 +322,9 @@ export class NodeBackend implements Backend {
   }
   descriptorFlags(fd: number): number {
     return descriptorFlags(fd)
+  }
+  makePipe(): number {
+    return -ERRNO.ENOTSUP
   }
 
   // ---- looking in, and the end ----------------------------------------------------------------

@@ -9,11 +9,14 @@ import {
   OP_CLOSE,
   OP_FSYNC,
   OP_FTRUNCATE,
+  OP_LINKAT,
+  OP_MKDIRAT,
   OP_NOP,
   OP_OPENAT,
   OP_READ,
   OP_RENAMEAT,
   OP_STATX,
+  OP_SYMLINKAT,
   OP_TIMEOUT,
   OP_UNLINKAT,
   OP_WRITE,
@@ -30,6 +33,9 @@ const POSITION_MAX = 2n ** 63n - 1n
 
 /** Flag of unlinkat(2): a directory goes, not a file. */
 const AT_REMOVEDIR = 0x200
+/** Flag of statx(2): of a symbolic link itself. */
+const AT_SYMLINK_NOFOLLOW = 0x100
+const BIG = { bigint: true } as const
 
 /** A read or write. */
 export interface Move {
@@ -143,11 +149,7 @@ function call(request: Request, timers: Timers, done: Done): number | undefined 
       stat(request, done)
       return undefined
     case OP_TIMEOUT:
-      request.withdraw = timers.after(
-        timeLeftMs(request),
-        () => done(-ERRNO.ETIME),
-        (request.flags & FLAG_QUIET) !== 0,
-      )
+      timeout(request, timers, () => done(-ERRNO.ETIME))
       return undefined
     case OP_RENAMEAT:
       // Node has no renameat2(2), whose flags ask for more than rename(2) does.
@@ -158,9 +160,34 @@ function call(request: Request, timers: Timers, done: Done): number | undefined 
       if (offset === AT_REMOVEDIR) fs.rmdir(path as Buffer, over)
       else fs.unlink(path as Buffer, over)
       return undefined
+    case OP_LINKAT:
+      // As link(2), which follows no symbolic link.
+      if (offset !== 0) return -ERRNO.EINVAL
+      fs.link((path as Buffer).subarray(0, length), (path as Buffer).subarray(length), over)
+      return undefined
+    case OP_SYMLINKAT:
+      fs.symlink((path as Buffer).subarray(0, length), (path as Buffer).subarray(length), over)
+      return undefined
+    case OP_MKDIRAT:
+      fs.mkdir(path as Buffer, length & 0o7777, over)
+      return undefined
     default:
       return -ERRNO.EINVAL
   }
+}
+
+function timeout(request: Request, timers: Timers, expired: () => void): void {
+  const quiet = (request.flags & FLAG_QUIET) !== 0
+  const counts = request.length > 0
+  request.withdraw = timers.after(
+    timeLeftMs(request),
+    () => {
+      // What is complete already, and not yet seen because the thread was busy, counts.
+      if (counts) request.withdraw = timers.after(0, expired, quiet)
+      else expired()
+    },
+    quiet,
+  )
 }
 
 /** How long a timeout still has, in milliseconds. */
@@ -274,6 +301,7 @@ function stat(request: Request, done: Done): void {
     if (error === null) request.statx = packStatx(stats)
     done(error === null ? 0 : errnoOf(error))
   }
-  if (request.file !== undefined) fs.fstat(request.file.fd, { bigint: true }, over)
-  else fs.stat(request.path as Buffer, { bigint: true }, over)
+  if (request.file !== undefined) fs.fstat(request.file.fd, BIG, over)
+  else if (request.offset === AT_SYMLINK_NOFOLLOW) fs.lstat(request.path as Buffer, BIG, over)
+  else fs.stat(request.path as Buffer, BIG, over)
 }

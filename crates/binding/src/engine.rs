@@ -7,7 +7,7 @@ use napi::bindgen_prelude::{ArrayBuffer, Buffer, FnArgs, Function, Object};
 use napi::{Either, Env};
 use napi_derive::napi;
 use node_uring_core::files::BadFile;
-use node_uring_core::{Engine as Core, Pool};
+use node_uring_core::{Engine as Core, FileHandle, Pool};
 
 use crate::capabilities::{EngineCapabilities, capabilities_of};
 use crate::event_loop::{NoLoop, Shared, has_handles};
@@ -21,6 +21,17 @@ pub struct Opened {
     pub file: f64,
     /// The descriptor's number.
     pub fd: i32,
+}
+
+/// A pipe, whose ends are files.
+#[napi(object)]
+pub struct Pipe {
+    /// The end to read from.
+    pub reader: Opened,
+    /// The end to write to.
+    pub writer: Opened,
+    /// How many bytes it holds.
+    pub bytes: u32,
 }
 
 /// Counters since the engine was started, and gauges of now.
@@ -162,6 +173,22 @@ impl Engine {
     pub fn descriptor_flags(&self, fd: i32) -> i32 {
         node_uring_core::ring::descriptor_flags(fd)
             .unwrap_or_else(|error| -error.raw_os_error().unwrap_or(libc::EBADF))
+    }
+
+    /// Makes a pipe; a negated errno when there is none to be had.
+    #[napi]
+    pub fn make_pipe(&self) -> Either<Pipe, i32> {
+        let errno = |error: std::io::Error| -error.raw_os_error().unwrap_or(libc::EMFILE);
+        let opened = |(file, fd): (FileHandle, i32)| Opened { file: file.number() as f64, fd };
+        match self.with(|core| core.make_pipe().map_err(errno)) {
+            Some(Ok(pipe)) => Either::A(Pipe {
+                reader: opened(pipe.reader),
+                writer: opened(pipe.writer),
+                bytes: pipe.bytes as u32,
+            }),
+            Some(Err(errno)) => Either::B(errno),
+            None => Either::B(-libc::EBADF),
+        }
     }
 
     /// Takes the 256 bytes of `struct statx` that the operation at `slot` left, or null.

@@ -8,6 +8,7 @@ mod end;
 mod gather;
 mod many;
 mod order;
+mod pipe;
 mod polled;
 mod stage;
 mod turn;
@@ -32,6 +33,7 @@ use order::Order;
 use polled::Polled;
 
 pub use many::ManyRequest;
+pub use pipe::Pipe;
 pub use turn::InlinePolicy;
 
 /// Completions handed over at once.
@@ -144,6 +146,7 @@ enum Life {
 }
 
 /// A ring with all it needs, for one thread.
+#[allow(clippy::struct_excessive_bools)] // Each answers a question of its own.
 pub struct Engine {
     ring: Ring,
     polled: Option<Box<Polled>>,
@@ -184,6 +187,9 @@ pub struct Engine {
     /// With a polling thread: as whom it opens files.
     polling_as: Option<Credentials>,
     reap: Reap,
+    /// Nothing of these is asked for: no polling thread, no ring that polls, no flush delay, no loop that
+    /// polls. One look at this is all that they cost everybody else.
+    plain: bool,
     gather: Gather,
     stats: Stats,
 }
@@ -251,6 +257,10 @@ impl Engine {
                 None => setup.entries as usize,
             },
             reap: options.reap,
+            plain: setup.sqpoll.is_none()
+                && !options.iopoll
+                && options.flush_delay.is_zero()
+                && options.reap == Reap::Eventfd,
             gather: Gather::new(options.flush_delay),
             polling_as: setup.sqpoll.map(|_| Credentials::of_now()),
             stats: Stats::default(),

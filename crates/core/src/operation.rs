@@ -2,9 +2,11 @@
 //! kernel inside the arena and the file table.
 //!
 //! TypeScript validates first and says it better; what is refused here is a mistake of ours or an
-//! attack. Adding an operation is a row in [`Opcode`], in [`KERNEL_OPCODES`] and in [`prepare`].
+//! attack. Adding an operation is a row in [`Opcode`], in [`KERNEL_OPCODES`] and in `calls.rs`.
 
+mod calls;
 mod prepare;
+mod vectors;
 
 use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
@@ -35,11 +37,12 @@ pub enum Opcode {
     Fsync = 3,
     /// `ftruncate(2)` to `position` bytes (6.9).
     Ftruncate = 4,
-    /// `openat(2)` of the path in `bytes` with flags `offset` and mode `length` (5.6).
+    /// `openat(2)` of the path in `bytes` with flags `offset` and mode `length`, from the directory
+    /// `file` if there is one; `openat2(2)` with the resolve flags `position` unless they are 0 (5.6).
     Openat = 5,
     /// `close(2)`: takes the file out of the table (5.6).
     Close = 6,
-    /// `statx(2)` of the file, or of the path in `bytes`; `length` is the mask (5.6).
+    /// `statx(2)` of the file, or of the path in `bytes`; `length` is the mask, `offset` the flags (5.6).
     Statx = 7,
     /// A timeout of `position` nanoseconds; completes with ETIME, or with 0 when `length` other
     /// operations have completed first, if `length` is not 0 (5.4). `offset` has flags:
@@ -53,12 +56,43 @@ pub enum Opcode {
     Renameat = 10,
     /// `unlinkat(2)` of the path in `bytes` with flags `offset` (5.11).
     Unlinkat = 11,
+    /// `fallocate(2)` of `length` bytes from `position` with mode `offset` (5.6).
+    Fallocate = 12,
+    /// `posix_fadvise(2)` on `length` bytes from `position` with advice `offset` (5.6).
+    Fadvise = 13,
+    /// `sync_file_range(2)` of `length` bytes from `position` with flags `offset` (5.2).
+    SyncFileRange = 14,
+    /// `linkat(2)`: the path in the first `length` of `bytes` gets the one in the rest, too, with flags
+    /// `offset` (5.15).
+    Linkat = 15,
+    /// `symlinkat(2)`: the path in the rest of `bytes` leads to what is in the first `length` (5.15).
+    Symlinkat = 16,
+    /// `mkdirat(2)` of the path in `bytes` with mode `length` (5.15).
+    Mkdirat = 17,
+    /// `splice(2)` of `length` bytes to the file from the one whose handle is `chunk`; `offset` says
+    /// whose is `position`: [`SPLICE_FROM`], [`SPLICE_TO`], or neither's (5.7).
+    Splice = 18,
+    /// `poll(2)` for the events `offset`, once; completes with those that are there (5.1).
+    PollAdd = 19,
+    /// `send(2)` of `chunk[offset, offset + length)` (5.6).
+    Send = 20,
+    /// `recv(2)` into `chunk[offset, offset + length)`; modifiers are MSG_PEEK and MSG_WAITALL (5.6).
+    Recv = 21,
+    /// `preadv2(2)` from `position` into the [`vectors`](Request::bytes) in `bytes` (5.1).
+    Readv = 22,
+    /// `pwritev2(2)` to `position` from the vectors in `bytes` (5.1).
+    Writev = 23,
 }
 
 /// Flag of a timeout: it ends at `position` nanoseconds of CLOCK_MONOTONIC, not after as many.
 pub const TIMEOUT_ABSOLUTE: u64 = 1;
 /// Flag of a timeout: that its time comes does not break a chain (5.16; left out before).
 pub const TIMEOUT_SUCCEEDS: u64 = 2;
+
+/// Of a splice: `position` is in the file that it reads from, or in the one that it writes to.
+pub const SPLICE_FROM: u64 = 1;
+/// See [`SPLICE_FROM`].
+pub const SPLICE_TO: u64 = 2;
 
 /// Each operation's name, and the kernel's code for the probe.
 pub const KERNEL_OPCODES: &[(&str, u8)] = &[
@@ -76,6 +110,19 @@ pub const KERNEL_OPCODES: &[(&str, u8)] = &[
     ("link_timeout", opcode::LinkTimeout::CODE),
     ("renameat", opcode::RenameAt::CODE),
     ("unlinkat", opcode::UnlinkAt::CODE),
+    ("openat2", opcode::OpenAt2::CODE),
+    ("fallocate", opcode::Fallocate::CODE),
+    ("fadvise", opcode::Fadvise::CODE),
+    ("sync_file_range", opcode::SyncFileRange::CODE),
+    ("linkat", opcode::LinkAt::CODE),
+    ("symlinkat", opcode::SymlinkAt::CODE),
+    ("mkdirat", opcode::MkDirAt::CODE),
+    ("splice", opcode::Splice::CODE),
+    ("poll_add", opcode::PollAdd::CODE),
+    ("send", opcode::Send::CODE),
+    ("recv", opcode::Recv::CODE),
+    ("readv", opcode::Readv::CODE),
+    ("writev", opcode::Writev::CODE),
     ("async_cancel", opcode::AsyncCancel::CODE),
 ];
 
@@ -94,8 +141,32 @@ impl Opcode {
             9 => Self::LinkTimeout,
             10 => Self::Renameat,
             11 => Self::Unlinkat,
+            12 => Self::Fallocate,
+            13 => Self::Fadvise,
+            14 => Self::SyncFileRange,
+            15 => Self::Linkat,
+            16 => Self::Symlinkat,
+            17 => Self::Mkdirat,
+            18 => Self::Splice,
+            19 => Self::PollAdd,
+            20 => Self::Send,
+            21 => Self::Recv,
+            22 => Self::Readv,
+            23 => Self::Writev,
             _ => return None,
         })
+    }
+
+    /// Flags of the system call itself that may be asked for: `preadv2(2)`, `recv(2)`.
+    const fn modifiers(self) -> i32 {
+        match self {
+            Self::Read | Self::Readv => libc::RWF_NOWAIT | RWF_DONTCACHE,
+            Self::Write | Self::Writev => {
+                libc::RWF_DSYNC | libc::RWF_NOWAIT | libc::RWF_APPEND | RWF_DONTCACHE
+            }
+            Self::Recv => libc::MSG_PEEK | libc::MSG_WAITALL,
+            _ => 0,
+        }
     }
 }
 
@@ -164,7 +235,13 @@ pub const ASYNC: u32 = 1 << 11;
 /// Flag beside the opcode: does not keep the event loop alive, goes before everything staged and
 /// waits for no drain. For the engine's user to watch over other operations with a timeout.
 pub const QUIET: u32 = 1 << 12;
-const KNOWN_FLAGS: u32 = LINK | HARDLINK | DRAIN | ASYNC | QUIET;
+/// Modifiers beside the opcode, from this bit on: flags of the system call itself, RWF_ of a read or a
+/// write, MSG_ of a recv. A kernel or file that cannot do it says EOPNOTSUPP.
+pub const MODIFIER_SHIFT: u32 = 16;
+const MODIFIERS: u32 = 0x7fff << MODIFIER_SHIFT;
+const KNOWN_FLAGS: u32 = LINK | HARDLINK | DRAIN | ASYNC | QUIET | MODIFIERS;
+/// Reads and writes leave nothing in the page cache (6.14). `libc` does not know it yet.
+const RWF_DONTCACHE: i32 = 0x80;
 
 /// One operation as it is staged. What each number means is said by its [`Opcode`]; 0 for `file` and
 /// `chunk` names none.
@@ -184,8 +261,17 @@ pub struct Request<'a> {
     pub length: u64,
     /// Bytes into the file.
     pub position: u64,
-    /// A path, copied before the call returns.
+    /// A path, copied before the call returns; of a vectored operation three native `f64` for each
+    /// vector: chunk, offset, length, none of which is read as anything but a whole number.
     pub bytes: &'a [u8],
+}
+
+impl Request<'_> {
+    /// Flags for the system call itself, which [`decode`] has checked.
+    #[inline]
+    pub(crate) const fn modifiers(&self) -> i32 {
+        ((self.opcode & MODIFIERS) >> MODIFIER_SHIFT) as i32
+    }
 }
 
 /// An operation that passed the checks: its SQE without user_data, what it holds, and what the
@@ -207,6 +293,13 @@ pub struct Prepared {
 pub fn decode(number: u32) -> Result<(Opcode, u32), Refusal> {
     let opcode = Opcode::from_number(number & 0xff).ok_or(Refusal::UnknownOpcode)?;
     let flags = number & !0xff;
+    if flags == 0 {
+        return Ok((opcode, 0));
+    }
+    let modifiers = (flags & MODIFIERS) >> MODIFIER_SHIFT;
+    if modifiers as i32 & !opcode.modifiers() != 0 {
+        return Err(Refusal::Argument);
+    }
     // A quiet operation overtakes others, so it can be in no chain and no order.
     let in_order = flags & (LINK | HARDLINK | DRAIN) != 0;
     if flags & !KNOWN_FLAGS != 0 || (flags & QUIET != 0 && in_order) {

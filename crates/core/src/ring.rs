@@ -30,8 +30,6 @@ pub struct Ring {
     granted: Setup,
     /// What was asked for and refused, with its errno.
     refused: Vec<(&'static str, i32)>,
-    /// Entries written since the ring was made.
-    published: u64,
     /// What enter is given as `fd`: the descriptor, or its index when it is registered.
     enter_fd: RawFd,
     enter_flags: u32,
@@ -92,7 +90,6 @@ impl Ring {
         let mut ring = Self {
             enter_fd: io.as_raw_fd(),
             enter_flags: 0,
-            published: 0,
             io,
             refused: granted.lost(wish).into_iter().map(|name| (name, libc::EINVAL)).collect(),
             granted,
@@ -197,17 +194,10 @@ impl Ring {
         self.io.submission().len()
     }
 
-    /// Entries written since the ring was made.
-    #[inline]
-    #[must_use]
-    pub const fn published(&self) -> u64 {
-        self.published
-    }
-
     /// Opens the submission queue for writing; what was pushed is published when it is dropped.
     #[inline]
     pub fn submission(&mut self) -> Submission<'_> {
-        Submission { sq: self.io.submission(), published: &mut self.published }
+        Submission { sq: self.io.submission() }
     }
 
     /// One `io_uring_enter(2)`: submits all that was pushed, waits for `min_complete` completions.
@@ -413,7 +403,6 @@ pub(crate) fn readdress(entry: &mut Entry, memory: Address, position: u64, user_
 /// The submission queue, open for writing.
 pub struct Submission<'ring> {
     sq: SubmissionQueue<'ring>,
-    published: &'ring mut u64,
 }
 
 impl Submission<'_> {
@@ -442,20 +431,14 @@ impl Submission<'_> {
     pub fn push(&mut self, sqe: &Sqe) -> bool {
         // SAFETY: an `Sqe` is made by `in_flight` alone, which owns (or holds, in the arena and the
         // file table) all that it points at until the operation's last CQE is collected.
-        let pushed = unsafe { self.sq.push(sqe.entry()) }.is_ok();
-        *self.published += u64::from(pushed);
-        pushed
+        unsafe { self.sq.push(sqe.entry()) }.is_ok()
     }
 
     /// Writes all of them; false, and none is written, when the queue has not got the room.
     #[inline]
     pub fn push_all(&mut self, sqes: &Sqes) -> bool {
         // SAFETY: as `push`: `Sqes` are made by `in_flight` alone, over what it holds.
-        let pushed = unsafe { self.sq.push_multiple(sqes.entries()) }.is_ok();
-        if pushed {
-            *self.published += sqes.entries().len() as u64;
-        }
-        pushed
+        unsafe { self.sq.push_multiple(sqes.entries()) }.is_ok()
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::IntoRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Directory, Loop, TASK_RUNS, cases, close, is_readable, workers};
+use common::{DEADLINE, Directory, Loop, TASK_RUNS, cases, close, is_readable, vectors, workers};
 use node_uring_core::engine::ManyRequest;
 use node_uring_core::in_flight::Lengths;
 use node_uring_core::operation::{ASYNC, DRAIN, HARDLINK, LINK, QUIET};
@@ -75,7 +75,7 @@ fn wild() -> impl Strategy<Value = Wild> {
     let flags = [0, 0, 0, 0, LINK, LINK, HARDLINK, ASYNC, LINK | ASYNC, DRAIN, DRAIN | LINK, QUIET];
     let flags = prop::sample::select(flags.to_vec());
     let opcode = prop_oneof![
-        20 => (0..12u32, flags).prop_map(|(opcode, flags)| opcode | flags),
+        20 => (0..24u32, flags).prop_map(|(opcode, flags)| opcode | flags),
         1 => any::<u32>(),
     ];
     // No slashes: whatever is opened or made is in the directory of the test.
@@ -168,7 +168,7 @@ impl Wilderness {
     fn stage(&mut self, wild: &Wild) {
         let files: Vec<_> = self.files.iter().map(|file| file.number()).collect();
         let chunks: Vec<_> = self.chunks.iter().map(|chunk| chunk.number()).collect();
-        let request = Request {
+        let mut request = Request {
             opcode: wild.opcode,
             slot: wild.slot,
             file: Self::resolve(wild.file, &files),
@@ -178,6 +178,20 @@ impl Wilderness {
             position: wild.position,
             bytes: &wild.bytes,
         };
+        let vector = (ChunkId::from_number(request.chunk), request.offset, request.length);
+        let vectors = vectors(&vec![vector; 1 + wild.bytes.len() % 5]);
+        match wild.opcode & 0xff {
+            // Otherwise they would be refused at the first look.
+            op if op == Opcode::Readv as u32 || op == Opcode::Writev as u32 => {
+                (request.bytes, request.chunk) = (&vectors, 0);
+            }
+            op if op == Opcode::Splice as u32 => {
+                request.chunk = files[request.length as usize % files.len()];
+            }
+            // A file system may have 4 GiB to give.
+            op if op == Opcode::Fallocate as u32 => request.length %= 1 << 20,
+            _ => {}
+        }
         match self.it.engine.stage(&request) {
             Ok(()) => {
                 let before = self.out.insert(wild.slot, wild.clone());

@@ -30,7 +30,7 @@ const CASES: &[(Refusal, Case)] = &[
     (Refusal::SlotBusy, |_| nop(100)),
     (Refusal::SlotRange, |_| nop(SLOTS_MAX)),
     (Refusal::SlotRange, |_| nop(u32::MAX)),
-    (Refusal::UnknownOpcode, |_| Request { opcode: 12, ..nop(0) }),
+    (Refusal::UnknownOpcode, |_| Request { opcode: 24, ..nop(0) }),
     (Refusal::UnknownOpcode, |_| Request { opcode: 255, ..nop(0) }),
     // IOSQE_IO_DRAIN would be the next flag: a cancel would wait behind what it is to cancel.
     (Refusal::UnknownOpcode, |_| Request { opcode: 1 << 13, ..nop(0) }),
@@ -202,6 +202,21 @@ fn each_opcode_of_ours_is_known_by_its_number() {
         Opcode::Close,
         Opcode::Statx,
         Opcode::Timeout,
+        Opcode::LinkTimeout,
+        Opcode::Renameat,
+        Opcode::Unlinkat,
+        Opcode::Fallocate,
+        Opcode::Fadvise,
+        Opcode::SyncFileRange,
+        Opcode::Linkat,
+        Opcode::Symlinkat,
+        Opcode::Mkdirat,
+        Opcode::Splice,
+        Opcode::PollAdd,
+        Opcode::Send,
+        Opcode::Recv,
+        Opcode::Readv,
+        Opcode::Writev,
     ];
     for (number, opcode) in numbers.into_iter().enumerate() {
         assert_eq!(node_uring_core::operation::decode(number as u32), Ok((opcode, 0)));

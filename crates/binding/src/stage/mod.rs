@@ -259,7 +259,8 @@ unsafe extern "C" fn stage<const N: usize>(
             request.offset = call.integer(4).ok_or(bad)?;
             request.length = call.integer(5).ok_or(bad)?;
             request.position = call.integer(6).ok_or(bad)?;
-            if request.file == 0
+            // What has bytes has no chunk: reads and writes do not look for them.
+            if request.chunk == 0
                 && let Some((data, bytes)) = call.memory(7)
                 && bytes > 0
             {

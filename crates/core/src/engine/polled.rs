@@ -8,9 +8,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 
-use super::{Engine, EngineOptions};
+use super::{BATCH_MAX, Completion, Engine, EngineOptions};
 use crate::arena::Address;
 use crate::files::FileHandle;
+use crate::in_flight::Arrived;
 use crate::operation::{DRAIN, HARDLINK, LINK, Opcode, QUIET, Request};
 use crate::ring::Ring;
 use crate::setup::Setup;
@@ -87,6 +88,23 @@ impl Engine {
             }
             Err(error) => self.enter_refused(&error),
         }
+    }
+
+    /// Adds what is complete on it to what is delivered next.
+    #[cold]
+    pub(super) fn collect_polled(&mut self) {
+        let Self { polled: Some(polled), in_flight, arena, files, out, stats, .. } = self else {
+            return;
+        };
+        let with_kernel = &mut polled.with_kernel;
+        polled.ring.drain(BATCH_MAX - out.len(), |user_data, result, more| {
+            *with_kernel -= 1;
+            match in_flight.arrive(user_data, result, more, arena, files) {
+                Arrived::Complete(slot, result) => out.push(Completion { slot, result }),
+                Arrived::Stale => stats.stale += 1,
+                Arrived::More | Arrived::Control => {}
+            }
+        });
     }
 
     /// Names `fd` in the tables of both rings, or in none; -1 empties the place.

@@ -46,13 +46,7 @@ impl Engine {
         if self.open_chain + 1 > self.chain_max {
             return Err(Refusal::ChainTooLong);
         }
-        if let Some(who) = &self.polling_as
-            && !request.bytes.is_empty()
-            && who.have_changed()
-        {
-            return Err(Refusal::Credentials);
-        }
-        let for_polled = self.is_for_polled(request, opcode, flags);
+        let for_polled = !self.plain && self.check_otherwise(request, opcode, flags)?;
         let prepared = match opcode {
             Opcode::Close => self.prepare_close(request, flags)?,
             Opcode::Read | Opcode::Write if request.chunk != 0 => {
@@ -77,6 +71,23 @@ impl Engine {
         }
         self.staged.push_back(request.slot);
         Ok(())
+    }
+
+    /// Whether the process may still do it, and whether it goes to the ring that polls.
+    #[cold]
+    fn check_otherwise(
+        &mut self,
+        request: &Request,
+        opcode: Opcode,
+        flags: u32,
+    ) -> Result<bool, Refusal> {
+        if let Some(who) = &self.polling_as
+            && !request.bytes.is_empty()
+            && who.have_changed()
+        {
+            return Err(Refusal::Credentials);
+        }
+        Ok(self.is_for_polled(request, opcode, flags))
     }
 
     #[inline]

@@ -128,7 +128,7 @@ impl Engine {
     /// Fills `out`; false when nothing is complete.
     #[inline]
     pub(super) fn collect(&mut self) -> bool {
-        let Self { ring, polled, in_flight, arena, files, out, ready, stats, .. } = self;
+        let Self { ring, in_flight, arena, files, out, ready, stats, .. } = self;
         out.clear();
         if !ready.is_empty() {
             let take = ready.len().min(BATCH_MAX);
@@ -138,23 +138,17 @@ impl Engine {
                 Completion { slot, result }
             }));
         }
-        let mut each = |user_data, result, more, out: &mut Vec<Completion>| match in_flight
-            .arrive(user_data, result, more, arena, files)
-        {
-            Arrived::Complete(slot, result) => out.push(Completion { slot, result }),
-            Arrived::Stale => stats.stale += 1,
-            Arrived::More | Arrived::Control => {}
-        };
         ring.drain(BATCH_MAX - out.len(), |user_data, result, more| {
-            each(user_data, result, more, out);
+            match in_flight.arrive(user_data, result, more, arena, files) {
+                Arrived::Complete(slot, result) => out.push(Completion { slot, result }),
+                Arrived::Stale => stats.stale += 1,
+                Arrived::More | Arrived::Control => {}
+            }
         });
-        if let Some(polled) = polled {
-            let with_kernel = &mut polled.with_kernel;
-            polled.ring.drain(BATCH_MAX - out.len(), |user_data, result, more| {
-                *with_kernel -= 1;
-                each(user_data, result, more, out);
-            });
+        if !self.plain {
+            self.collect_polled();
         }
+        let Self { out, stats, .. } = self;
         stats.completed += out.len() as u64;
         !out.is_empty()
     }
@@ -172,22 +166,17 @@ impl Engine {
         self.round = 0;
         self.turn_started = None;
         let refused = self.refused;
-        let gathering = self.is_gathering();
+        let gathering = !self.plain && self.is_gathering();
         if refused == 0 && !gathering && self.wants_to_publish() {
             return Turn::Again;
         }
         if !self.ready.is_empty() || self.ring.has_completions() {
             return Turn::Again;
         }
-        if self.polled.as_ref().is_some_and(|polled| polled.is_busy()) {
-            return Turn::Again;
-        }
-        if refused == 0 && gathering {
-            return self.wait_for_more();
-        }
-        if self.reap == Reap::Poll && refused == 0 && !self.in_flight.is_empty() {
-            // The eventfd stays off: nobody is to be woken.
-            return Turn::Again;
+        if !self.plain
+            && let Some(turn) = self.rest_otherwise(gathering)
+        {
+            return turn;
         }
         // What only an enter brings into the queue is no reason to spin while enter is refused.
         let came = self.reaper.arm(&mut self.ring);
@@ -201,6 +190,20 @@ impl Engine {
                 Turn::Retry { after_ms: 1 << (refused - REFUSALS_UNTIMED - 1).min(RETRY_SHIFT_MAX) }
             }
         }
+    }
+
+    /// What else keeps the loop from sleeping, where more was asked for than that completions wake it.
+    #[cold]
+    fn rest_otherwise(&mut self, gathering: bool) -> Option<Turn> {
+        if self.polled.as_ref().is_some_and(|polled| polled.is_busy()) {
+            return Some(Turn::Again);
+        }
+        if self.refused == 0 && gathering {
+            return Some(self.wait_for_more());
+        }
+        // The eventfd stays off: nobody is to be woken.
+        let polls = self.reap == Reap::Poll && self.refused == 0 && !self.in_flight.is_empty();
+        polls.then_some(Turn::Again)
     }
 
     /// Whether there is something that could be submitted now.
@@ -232,14 +235,26 @@ impl Engine {
     /// One enter for everything staged that the submission queue has room for. With `reap`, also
     /// when nothing is staged but the kernel holds completions back.
     pub(super) fn submit(&mut self, reap: bool) -> Result<(), ()> {
-        if self.polled.is_some() {
-            self.submit_polled()?;
-        }
+        if self.plain { self.submit_by_enter(reap, true) } else { self.submit_otherwise(reap) }
+    }
+
+    /// The same where something else than an enter of what is staged was asked for.
+    #[cold]
+    fn submit_otherwise(&mut self, reap: bool) -> Result<(), ()> {
+        self.submit_polled()?;
+        let publish = self.gather.is_off() || !reap || !self.holds_back();
         if self.polling_as.is_some() {
-            return self.submit_to_thread(reap);
+            self.submit_to_thread(reap, publish)
+        } else {
+            self.submit_by_enter(reap, publish)
         }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // Each round of a turn comes through here.
+    fn submit_by_enter(&mut self, reap: bool, publish: bool) -> Result<(), ()> {
         let staged = !self.staged.is_empty() || !self.cancels.is_empty() || self.order.has_others();
-        if staged && (self.gather.is_off() || !reap || !self.holds_back()) {
+        if staged && publish {
             self.publish();
         }
         let pending = self.ring.unsubmitted();
@@ -290,20 +305,22 @@ impl Engine {
 
     /// The same with a polling thread, which takes what is published by itself: no system call while
     /// it is awake.
-    fn submit_to_thread(&mut self, reap: bool) -> Result<(), ()> {
-        let (before, ready) = (self.ring.published(), self.ready.len());
-        let holds_back = !self.gather.is_off() && reap && self.holds_back();
-        if !holds_back {
+    fn submit_to_thread(&mut self, reap: bool, publish: bool) -> Result<(), ()> {
+        // Cancels and many are counted where they go. What leaves the lists and is not over goes too.
+        let (went, lists) = (self.went_uncounted(), self.staged.len() + self.urgent.len());
+        let ready = self.ready.len();
+        if publish {
             self.publish();
         }
         // The thread takes a chain whole: `publish_chain` saw to that.
         self.chains.clear();
-        let published = self.ring.published() - before;
+        let left = lists - self.staged.len() - self.urgent.len() - (self.ready.len() - ready);
+        let published = (left as u64) + (self.went_uncounted() - went);
         self.stats.submitted += published;
         self.stats.submitting_enters += u64::from(published > 0);
         // The queue is full: the thread is slower than we are, and there is no use in spinning.
         let still = published == 0 && self.ready.len() == ready;
-        let stuck = still && !holds_back && self.wants_to_publish();
+        let stuck = still && publish && self.wants_to_publish();
         self.refused = if stuck { self.refused.saturating_add(1) } else { 0 };
         self.stats.overflows += u64::from(reap && self.ring.overflown());
         match self.ring.wake(reap) {
@@ -318,13 +335,17 @@ impl Engine {
         }
     }
 
+    const fn went_uncounted(&self) -> u64 {
+        self.stats.cancels + self.in_flight.many_with_kernel() as u64
+    }
+
     /// Moves what is staged into the submission queue: cancels first, chains whole or not at all.
     pub(super) fn publish(&mut self) {
         if !self.publish_cancels() || !self.publish_urgent() {
             return;
         }
         self.publish_staged();
-        if !self.gather.is_off() && self.staged.is_empty() {
+        if !self.plain && self.staged.is_empty() {
             self.gather.begin_anew();
         }
         self.publish_many();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use node_uring_core::engine::ManyRequest;
 use node_uring_core::in_flight::Lengths;
-use node_uring_core::operation::{ASYNC, DRAIN, HARDLINK, LINK, QUIET};
+use node_uring_core::operation::{ASYNC, DRAIN, HARDLINK, LINK, MODIFIER_SHIFT, QUIET};
 use node_uring_core::{ChunkId, FileHandle, Opcode, Refusal, Request};
 
 pub fn nop(slot: u32) -> Request<'static> {
@@ -176,3 +176,44 @@ pub const REFUSALS: [Refusal; 13] = [
     Refusal::ChainTooLong,
     Refusal::Credentials,
 ];
+
+/// An operation on a file with these numbers.
+pub fn on_file(
+    opcode: Opcode,
+    slot: u32,
+    file: FileHandle,
+    [offset, length, position]: [u64; 3],
+) -> Request<'static> {
+    let (opcode, file) = (opcode as u32, file.number());
+    Request { opcode, slot, file, offset, length, position, ..Request::default() }
+}
+
+/// An operation on a path, or on two of which the first has `length` bytes.
+pub fn on_path(opcode: Opcode, slot: u32, bytes: &[u8], offset: u64, length: u64) -> Request<'_> {
+    Request { opcode: opcode as u32, slot, bytes, offset, length, ..Request::default() }
+}
+
+/// The bytes of vectors: each a chunk, an offset and a length.
+pub fn vectors(ranges: &[(ChunkId, u64, u64)]) -> Vec<u8> {
+    let numbers = ranges
+        .iter()
+        .flat_map(|&(chunk, offset, length)| [chunk.number() as f64, offset as f64, length as f64]);
+    numbers.flat_map(f64::to_ne_bytes).collect()
+}
+
+/// A vectored read or write.
+pub fn vectored(
+    opcode: Opcode,
+    slot: u32,
+    file: FileHandle,
+    bytes: &[u8],
+    position: u64,
+) -> Request<'_> {
+    let (opcode, file) = (opcode as u32, file.number());
+    Request { opcode, slot, file, bytes, position, ..Request::default() }
+}
+
+/// With flags of the system call itself.
+pub fn modified(request: Request<'_>, modifiers: i32) -> Request<'_> {
+    Request { opcode: request.opcode | (modifiers as u32) << MODIFIER_SHIFT, ..request }
+}

@@ -1,0 +1,114 @@
+// send and recv on adopted sockets: a socket pair and TCP connections on loopback. The side under test
+// is a process of its own, for only there a socket has no other owner.
+
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import fs from 'node:fs'
+import net, { type AddressInfo } from 'node:net'
+import type { Duplex, Readable } from 'node:stream'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { op } from 'node-uring'
+import { fixture } from './helpers/child.js'
+import { assertIdle, rejection, ring } from './helpers/ring.js'
+import { scratch } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
+import test, { type ExecutionContext } from './helpers/test.js'
+
+const PROGRAM = fileURLToPath(fixture('socket.mjs'))
+const LONG = 'some text that is long enough for more than one turn. '.repeat(10_000)
+
+/** Kills the child with the test, and gives what it prints. */
+function watched(t: ExecutionContext, child: ChildProcess): Promise<string> {
+  t.timeout(60_000)
+  t.teardown(() => child.kill('SIGKILL'))
+  return text(child.stdout as Readable)
+}
+
+/** Talks to the fixture, and checks that it answers with what it should. */
+async function talk(t: ExecutionContext, socket: Duplex, printed: Promise<string>): Promise<void> {
+  let heard = ''
+  socket.setEncoding('latin1')
+  socket.on('data', (part) => {
+    heard += part
+  })
+  socket.write('first')
+  while (heard.length < 10) await once(socket, 'data')
+  t.is(heard, 'helloFIRST')
+  socket.end(LONG)
+  await once(socket, 'end')
+  t.is(heard.slice(10), LONG.toUpperCase())
+  const length = LONG.length + 5
+  t.deepEqual(JSON.parse(await printed), {
+    sent: length + 5,
+    received: length,
+    peeked: 'first',
+    last: 0,
+  })
+}
+
+test('send and recv work over a socket pair', async (t) => {
+  const child: ChildProcess = spawn(process.execPath, [PROGRAM], {
+    stdio: ['ignore', 'pipe', 'inherit', 'pipe'],
+  })
+  await talk(t, child.stdio[3] as unknown as Duplex, watched(t, child))
+})
+
+/** A TCP connection on loopback, both ends. */
+async function connection(t: ExecutionContext): Promise<[net.Socket, net.Socket]> {
+  const server = net.createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1')
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  const client = net.connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+  const [[socket]] = await Promise.all([once(server, 'connection'), once(client, 'connect')])
+  for (const end of [client, socket as net.Socket]) t.teardown(() => end.destroy())
+  return [client, socket as net.Socket]
+}
+
+test('send and recv work over a TCP connection that Node made: EAGAIN, and poll', async (t) => {
+  const [client, theirs] = await connection(t)
+  const child = spawn(process.execPath, [PROGRAM], {
+    stdio: ['ignore', 'pipe', 'inherit', theirs],
+  })
+  const printed = watched(t, child)
+  await once(child, 'spawn')
+  // The child has it now; as long as we had it, too, it would not end.
+  theirs.destroy()
+  await talk(t, client, printed)
+})
+
+const bashTest = needs(test, { commands: ['bash'] })
+bashTest('send and recv work over a TCP connection in blocking mode', async (t) => {
+  const server = net.createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1')
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  const program = `exec 3<>/dev/tcp/127.0.0.1/${port}; exec "$@"`
+  const child = spawn('bash', ['-c', program, 'bash', process.execPath, PROGRAM], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  const printed = watched(t, child)
+  const [socket] = (await once(server, 'connection')) as [net.Socket]
+  t.teardown(() => socket.destroy())
+  await talk(t, socket, printed)
+})
+
+test('send and recv on what is no socket say ENOTSOCK, in a batch, too', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t, Buffer.from('content'))
+  const file = await queue.open(at, 'r+')
+  for (const buffer of [new Uint8Array(4), queue.alloc(4)]) {
+    const sent = await rejection(file.send(buffer))
+    t.is(sent.message, 'ENOTSOCK: socket operation on non-socket, send')
+    t.is(sent.bytesWritten, 0)
+    const received = await rejection(file.recv(buffer))
+    t.is(received.message, 'ENOTSOCK: socket operation on non-socket, recv')
+    for (const result of await queue.submit([op.send(file, buffer), op.recv(file, buffer)]))
+      t.is((result as { code?: string }).code, 'ENOTSOCK')
+  }
+  t.is(await file.send(new Uint8Array(0)), 0)
+  t.throws(() => file.recv('x' as unknown as Uint8Array), { code: 'ERR_INVALID_ARG_TYPE' })
+  t.is(fs.readFileSync(at, 'utf8'), 'content')
+  assertIdle(t, queue)
+})
