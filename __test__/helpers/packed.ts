@@ -57,7 +57,13 @@ function bare(home: string): NodeJS.ProcessEnv {
   return { PATH: `${path.dirname(process.execPath)}:/usr/bin:/bin`, HOME: home }
 }
 
-/** An empty project with these tarballs installed. */
+/** Whether npm takes it here: the package itself, and the one with the binary for this machine. */
+function isForHere(tarball: string): boolean {
+  const platform = /node-uring-(linux-.*)-\d/.exec(path.basename(tarball))?.[1]
+  return platform === undefined || platform === `linux-${process.arch}-gnu`
+}
+
+/** An empty project with these tarballs installed, without those for other machines. */
 export async function project(t: Teardown, tarballs: readonly string[]): Promise<Project> {
   const at = folder(t)
   const env = bare(folder(t))
@@ -71,7 +77,7 @@ export async function project(t: Teardown, tarballs: readonly string[]): Promise
     throw new Error(`cargo is on the path of a machine that should have none: ${env['PATH']}`)
   }
   const npm = ['install', '--offline', '--no-audit', '--no-fund', '--loglevel=error']
-  await run('npm', [...npm, ...tarballs], { cwd: at, env })
+  await run('npm', [...npm, ...tarballs.filter(isForHere)], { cwd: at, env })
   const inside: Project['run'] = async (name, program, runtime, args) => {
     fs.writeFileSync(path.join(at, name), program)
     const options = { cwd: at, env, timeout: 60_000 }
