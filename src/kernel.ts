@@ -77,11 +77,15 @@ export class Kernel {
     return this.#known?.operations[name] ?? false
   }
 
-  /** Whether it lacks an operation, by its opcode. A closed queue lacks nothing: it says so itself. */
+  /**
+   * Whether it lacks an operation, by its opcode. A closed queue lacks nothing: it says so itself. Nor
+   * does a kernel that would not be probed: what it has not got it refuses with EINVAL.
+   */
   lacks(opcode: number): boolean {
     const name = OPERATIONS[opcode]?.[0]
     const known = this.#known
-    return name !== undefined && known !== undefined && known.operations[name] !== true
+    if (name === undefined || known === undefined || known.operations[name] === true) return false
+    return this.#hidden.has(name) || Object.values(known.operations).includes(true)
   }
 
   /** Throws `ERR_URING_UNSUPPORTED` for an operation that it lacks. */

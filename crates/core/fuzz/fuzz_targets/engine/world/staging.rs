@@ -120,7 +120,8 @@ impl World<'_> {
                 if !path || !fits(request.offset, 32) || !fits(request.length, 32) {
                     return None;
                 }
-                false
+                // Beginning at a directory that is open.
+                request.file != 0
             }
             Opcode::Read | Opcode::Write => {
                 out.chunk = Some(chunk);
@@ -146,7 +147,10 @@ impl World<'_> {
                 true
             }
             Opcode::Statx => {
-                if !fits(request.length, 32) || (request.file == 0 && !path) {
+                if !fits(request.length, 32)
+                    || !fits(request.offset, 32)
+                    || (request.file == 0 && !path)
+                {
                     return None;
                 }
                 request.file != 0
@@ -158,6 +162,7 @@ impl World<'_> {
                 }
                 false
             }
+            other => unreachable!("{other:?} is not among those that are modelled"),
         };
         if !holds {
             out.file = None;
