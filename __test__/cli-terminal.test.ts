@@ -195,7 +195,7 @@ scripted('ctrl-C typed on a terminal leaves nothing of bench, and an empty line'
 
 scripted('on a terminal bench shows a bar, and takes that away', async (t) => {
   const file = path.join(folder(t), 'made')
-  const quick = ['--rounds', '1', '--ms', '50', '--sizes', '4K', '--depths', '1', '--length', '1M']
+  const quick = ['--rounds', '1', '--ms', '500', '--sizes', '4K', '--depths', '1', '--length', '1M']
   const { code, stdout } = await onTerminal(['bench', file, ...quick])
   t.is(code, 0)
   t.regex(stdout, /\r\x1b\[K[█░]+ +\d+% {2}4 KiB ×1 {2}/)
