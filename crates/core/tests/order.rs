@@ -172,3 +172,14 @@ fn a_name_is_changed_and_taken_away() {
     assert_eq!(it.engine.stage(&too_long), Err(Refusal::Argument));
     assert_eq!(it.engine.stage(&rename(0, &paths, paths.len())), Err(Refusal::Path));
 }
+
+#[test]
+fn only_the_first_member_of_a_chain_can_drain() {
+    let mut it = Loop::new(small());
+    it.stage(&link(nop(0)));
+    assert_eq!(it.engine.stage(&drain(nop(1))), Err(Refusal::Argument));
+    it.settle();
+    assert_eq!(it.results()[&0], CANCELED, "what it was to follow is cancelled");
+    it.engine.stage_many(common::many_nops(2, 100)).expect("staged");
+    assert_eq!(it.result(2), 100, "nothing waits for a drain that is none");
+}

@@ -43,6 +43,10 @@ impl Engine {
         self.check_life()?;
         self.check_slot(request.slot)?;
         let (opcode, flags) = operation::decode(request.opcode)?;
+        if flags & DRAIN != 0 && self.open_chain > 0 {
+            // A chain drains as a whole, by its first member, or not at all.
+            return Err(Refusal::Argument);
+        }
         if self.open_chain + 1 > self.chain_max {
             return Err(Refusal::ChainTooLong);
         }

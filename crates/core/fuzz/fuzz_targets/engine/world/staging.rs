@@ -70,7 +70,8 @@ impl World<'_> {
         let known = flags & !(LINK | HARDLINK | DRAIN | ASYNC | QUIET) == 0
             && !(quiet && flags & (LINK | HARDLINK | DRAIN) != 0);
         let free = request.slot < SLOTS_MAX && !self.out.contains_key(&request.slot);
-        if !known || !free || self.open_chain + 1 > self.entries {
+        let drains_late = flags & DRAIN != 0 && self.open_chain > 0;
+        if !known || !free || drains_late || self.open_chain + 1 > self.entries {
             return None;
         }
         let fits = |number: u64, bits: u32| number < 1 << bits;
