@@ -260,7 +260,7 @@ test('an open that node:fs does not give back is named by close, and its descrip
     import { Queue } from 'node-uring'
     const queue = new Queue({ backend: 'node:fs' })
     const told = []
-    queue.open(process.argv[1], 'r').catch(({ code }) => told.push(code))
+    const opening = queue.open(process.argv[1], 'r').catch(({ code }) => told.push(code))
     await new Promise((resolve) => setTimeout(resolve, 50))
     const error = await queue.close({ timeoutMs: 0 }).catch((error) => error)
     const writer = fs.openSync(process.argv[1], 'w')
@@ -268,6 +268,7 @@ test('an open that node:fs does not give back is named by close, and its descrip
       try { return fs.readlinkSync('/proc/self/fd/' + fd) === process.argv[1] } catch { return false }
     }).length
     for (let i = 0; i < 200 && mine() > 1; i++) await new Promise((resolve) => setTimeout(resolve, 5))
+    await opening
     console.log(JSON.stringify({ code: error.code, held: error.held, told, open: mine() }))`
   const told = await childJson<unknown>(program, { args: [fifo(t)], timeoutMs: 50_000 })
   t.deepEqual(told, {
