@@ -52,11 +52,19 @@ export declare class Engine {
   /** `queue.ref()` (true) and `queue.unref()` (false). */
   setWanted(wanted: boolean): void
   /**
+   * Whether messages of other engines are waited for: it keeps the event loop alive as an operation
+   * does. They are delivered in either case, with -1 for a slot.
+   */
+  setListening(listening: boolean): void
+  /**
    * Cancels what is in flight, waits at most `patienceMs` for the kernel, and closes. Returns
    * whether the kernel let go of everything. Completions are not delivered any more.
    */
   close(patienceMs: number): boolean
-  /** The ring's descriptor, for other engines of this process to attach to; null when closed. */
+  /**
+   * The ring's descriptor, for other engines of this process to attach to and to post to; null when
+   * closed.
+   */
   handle(): number | null
   /** Counters; null when closed. */
   stats(): EngineStats | null
@@ -167,6 +175,8 @@ export interface EngineStats {
   overflows: number
   /** CQEs of nobody, dropped. Anything but 0 is a bug here or in the kernel. */
   stale: number
+  /** Messages that other engines have posted. */
+  messages: number
   /** Reads handed to a kernel worker because of their length. */
   punted: number
   /** Cancels asked of the kernel. */

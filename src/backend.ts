@@ -31,6 +31,9 @@ export const OP_SEND = 20
 export const OP_RECV = 21
 export const OP_READV = 22
 export const OP_WRITEV = 23
+export const OP_MSG_RING = 24
+/** In place of a slot: what completed is a message of another queue, whose value is the result. */
+export const MESSAGE_SLOT = -1
 /** Beside an opcode: the next operation starts when this one has succeeded, or is over. */
 export const FLAG_LINK = 1 << 8
 export const FLAG_HARDLINK = 1 << 9
@@ -75,6 +78,7 @@ const SYSCALLS: readonly string[] = [
   'recv',
   'read',
   'write',
+  'msg_ring',
 ]
 
 /** The name of an operation in errors. */
@@ -121,6 +125,7 @@ export const REFUSED_RANGE = 9
 export const REFUSED_ARGUMENT = 10
 export const REFUSED_PATH = 11
 export const REFUSED_CREDENTIALS = 13
+export const REFUSED_DESCRIPTORS = 14
 export const REFUSED_BUFFER_GONE = 64
 
 /** Answers of {@link Backend.take} that are no chunk. Others below -1000 are an errno. */
@@ -208,6 +213,8 @@ export interface Backend extends RawFunctions {
   /** Whether the operation at `slot` is staged and has not been submitted. */
   isStaged(slot: number): boolean
   setWanted(wanted: boolean): void
+  /** Whether messages are waited for, which keeps the event loop alive as an operation does. */
+  setListening(listening: boolean): void
   /** The ring's descriptor, or null when closed. */
   handle(): number | null
   stats(): EngineStats | null
@@ -281,6 +288,9 @@ export class UringBackend implements Backend {
   }
   setWanted(wanted: boolean): void {
     this.#engine.setWanted(wanted)
+  }
+  setListening(listening: boolean): void {
+    this.#engine.setListening(listening)
   }
   handle(): number | null {
     return this.#engine.handle()

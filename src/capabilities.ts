@@ -37,6 +37,7 @@ export const OPERATION_NAMES = [
   'recv',
   'readv',
   'writev',
+  'msg_ring',
   'async_cancel',
 ] as const
 /** One of them. */

@@ -17,6 +17,7 @@ export type { CloseOptions } from './file-state.js'
 export type { RoundTripSummary } from './histogram.js'
 export type { LimitOptions } from './limits.js'
 export type { AllocBuffer } from './memory.js'
+export type { MessageListener, MessageStats } from './messages.js'
 export type { ReadOptions, RecvOptions, WriteOptions } from './modifiers.js'
 export { op, type ReadFlags, type TimeoutOptions, type WriteFlags } from './op.js'
 export {

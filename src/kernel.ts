@@ -32,6 +32,7 @@ const OPERATIONS: readonly (readonly [name: string, since: string])[] = [
   ['recv', '5.6'],
   ['readv', '5.1'],
   ['writev', '5.1'],
+  ['msg_ring', '5.18'],
 ]
 
 /** Names that can be hidden: those of operations that something else may be done in place of. */

@@ -6,6 +6,7 @@ import {
   OP_FSYNC,
   OP_FTRUNCATE,
   OP_LINK_TIMEOUT,
+  OP_MSG_RING,
   OP_NOP,
   OP_READ,
   OP_TIMEOUT,
@@ -32,6 +33,7 @@ export interface TimeoutOptions {
 
 const MS_MAX = 2 ** 31 - 1
 const COUNT_MAX = 2 ** 32 - 1
+const INT32_MAX = 2 ** 31 - 1
 
 /** Flags of the system call itself; limits are the whole batch's. */
 export type ReadFlags = Pick<ReadOptions, 'nowait' | 'dontcache'>
@@ -136,6 +138,16 @@ export const op = {
     const { absolute = false } = options
     checkBoolean(absolute, 'options.absolute')
     return new BatchOperation(OP_LINK_TIMEOUT, timeoutParts(ms, absolute))
+  },
+
+  /**
+   * Posts `value`, an integer from -2^31 to 2^31-1, to the queue whose {@link Queue.handle} is given; 0.
+   * As {@link Queue.post}. IORING_OP_MSG_RING, Linux 5.18.
+   */
+  post(handle: number, value: number): BatchOperation {
+    checkInteger(handle, 'handle', 0, INT32_MAX)
+    checkInteger(value, 'value', -INT32_MAX - 1, INT32_MAX)
+    return new BatchOperation(OP_MSG_RING, { offset: handle, length: value >>> 0 })
   },
 
   ...files,

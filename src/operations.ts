@@ -9,6 +9,7 @@ import {
   type Backend,
   type Deliver,
   isOutgoing,
+  MESSAGE_SLOT,
   OP_NOP,
   OP_OPENAT,
   OP_READ,
@@ -16,6 +17,7 @@ import {
   OP_TIMEOUT,
   REFUSED_CLOSED,
   REFUSED_CREDENTIALS,
+  REFUSED_DESCRIPTORS,
   REFUSED_FAILED,
   REFUSED_PATH,
   REFUSED_UNKNOWN_CHUNK,
@@ -34,6 +36,7 @@ import { Kernel } from './kernel.js'
 import { LimitKeeper, type Limits, overBefore } from './limits.js'
 import { arriveMany, bytesOfMany, startMany } from './many.js'
 import { Memory } from './memory.js'
+import { Messages } from './messages.js'
 import { refusedModifier } from './modifiers.js'
 import type { EngineOptions, Opened } from './native.js'
 import type { BackendChoice } from './options.js'
@@ -56,7 +59,7 @@ import { startBackend } from './start.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 
-const { EBADF, ECANCELED, EINTR, ENAMETOOLONG, ENOENT, ENOTSUP, ETIME } = ERRNO
+const { EBADF, ECANCELED, EINTR, EMFILE, ENAMETOOLONG, ENOENT, ENOTSUP, ETIME } = ERRNO
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -94,6 +97,7 @@ export class Operations {
   readonly limits: LimitKeeper
   readonly kernel: Kernel
   readonly slots: Slots = new Slots(SLOTS_MAX)
+  readonly messages: Messages = new Messages()
   /** Set once nothing new may start: what new operations reject with. */
   ended: (() => Error) | undefined = undefined
   /** Called when the last operation under way has settled. */
@@ -283,6 +287,8 @@ export class Operations {
         return this.ended?.() ?? internalError('the engine has failed and did not say so')
       case REFUSED_UNKNOWN_FILE:
         return systemError(EBADF, syscallOf(op.opcode))
+      case REFUSED_DESCRIPTORS:
+        return systemError(EMFILE, syscallOf(op.opcode))
       case REFUSED_PATH:
         return refusedPath(op)
       case REFUSED_CREDENTIALS:
@@ -309,9 +315,14 @@ export class Operations {
       this.#failAll(-count)
     }
     this.admit()
+    this.messages.tell()
   }
 
   #arrive(slot: number, result: number): void {
+    if (slot === MESSAGE_SLOT) {
+      this.messages.arrive(result)
+      return
+    }
     const op = this.slots.bySlot[slot]
     if (op === undefined) this.limits.arrive(slot)
     else if (op.staged) this.#take(op, result)

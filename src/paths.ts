@@ -64,6 +64,7 @@ export class Paths {
   }
 }
 
-async function done(promise: Promise<unknown>): Promise<void> {
+/** The same without a value. */
+export async function done(promise: Promise<unknown>): Promise<void> {
   await promise
 }

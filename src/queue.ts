@@ -20,12 +20,13 @@ import { isDirect, parseMode, parsePath } from './flags.js'
 import { type RoundTripSummary, RoundTrips } from './histogram.js'
 import { checkLimits, type LimitOptions, type Limits } from './limits.js'
 import type { AllocBuffer } from './memory.js'
+import type { MessageStats } from './messages.js'
 import type { EngineOptions, EngineStats } from './native.js'
 import { op } from './op.js'
 import type { OpenSettings, PathLike } from './op-paths.js'
 import { Operations } from './operations.js'
 import { backendChoice, engineOptions, hiddenOperations, type QueueOptions } from './options.js'
-import { Paths } from './paths.js'
+import { Posts } from './post.js'
 import { type ReplaceOptions, replaceFile } from './replace.js'
 import { run } from './run.js'
 import { probeBackend } from './start.js'
@@ -70,6 +71,8 @@ export interface QueueStats {
   overflows: number
   /** Completions of nobody. Anything but 0 is a bug. */
   stale: number
+  /** Messages that other queues have posted. */
+  messages: MessageStats
   /** Reads that kernel workers copied, cancels asked of the kernel, wake-ups by the eventfd. */
   punted: number
   cancels: number
@@ -94,7 +97,7 @@ export interface QueueStats {
  * Where io_uring is missing or forbidden everything works on node:fs, and `capabilities.reason` says
  * why. With `backend: 'io_uring'` it throws `ERR_URING_UNAVAILABLE` with that reason instead.
  */
-export class Queue extends Paths {
+export class Queue extends Posts {
   readonly #operations: Operations
   readonly #options: EngineOptions
   readonly #files = new Set<FileState>()
@@ -338,8 +341,8 @@ export class Queue extends Paths {
   }
 
   /**
-   * A number that names this queue in its process while it is open: another queue's option `attach`,
-   * also of another thread, which it can be posted to. Throws `ERR_URING_CLOSED`, and
+   * A number that names this queue in its process while it is open: for {@link Queue.post} and the
+   * option `attach` of other queues, also of other threads, which it can be posted to. Throws `ERR_URING_CLOSED`, and
    * `ERR_URING_UNSUPPORTED` on node:fs.
    */
   get handle(): number {
@@ -363,7 +366,7 @@ export class Queue extends Paths {
 
   /** Counters and gauges; see {@link QueueStats}. */
   stats(): QueueStats {
-    const { backend, slots, transfers } = this.#operations
+    const { backend, messages, slots, transfers } = this.#operations
     const engine = backend.stats() ?? this.#lastStats
     if (engine === undefined) throw uringError('ERR_URING_CLOSED')
     return {
@@ -377,6 +380,11 @@ export class Queue extends Paths {
       refusals: engine.refusals,
       overflows: engine.overflows,
       stale: engine.stale,
+      messages: {
+        received: engine.messages,
+        waiting: messages.waiting,
+        dropped: messages.dropped,
+      },
       punted: engine.punted,
       cancels: engine.cancels,
       wakeups: engine.wakeups,
@@ -393,13 +401,16 @@ export class Queue extends Paths {
 
   #lastStats: EngineStats | undefined
 
-  /** Keeps the process alive while operations are in flight; this is how a queue starts. */
+  /**
+   * Keeps the process alive while operations are in flight, or somebody listens for messages; this is
+   * how a queue starts.
+   */
   ref(): this {
     this.#operations.backend.setWanted(true)
     return this
   }
 
-  /** Lets the process end while operations are in flight. */
+  /** Lets the process end while operations are in flight, and while somebody listens. */
   unref(): this {
     this.#operations.backend.setWanted(false)
     return this

@@ -269,6 +269,8 @@ export class NodeBackend implements Backend {
   setWanted(wanted: boolean): void {
     this.#turns.setWanted(wanted)
   }
+  /** Nobody can post to it. */
+  setListening(): void {}
 
   // ---- memory ---------------------------------------------------------------------------------
 
@@ -342,6 +344,7 @@ export class NodeBackend implements Backend {
       refusals: 0,
       overflows: 0,
       stale: 0,
+      messages: 0,
       punted: 0,
       cancels: this.#cancels,
       wakeups: 0,

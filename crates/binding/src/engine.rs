@@ -53,6 +53,8 @@ pub struct EngineStats {
     pub overflows: f64,
     /// CQEs of nobody, dropped. Anything but 0 is a bug here or in the kernel.
     pub stale: f64,
+    /// Messages that other engines have posted.
+    pub messages: f64,
     /// Reads handed to a kernel worker because of their length.
     pub punted: f64,
     /// Cancels asked of the kernel.
@@ -211,6 +213,15 @@ impl Engine {
         }
     }
 
+    /// Whether messages of other engines are waited for: it keeps the event loop alive as an operation
+    /// does. They are delivered in either case, with -1 for a slot.
+    #[napi]
+    pub fn set_listening(&self, listening: bool) {
+        if let Some(shared) = &self.shared {
+            shared.set_listening(listening);
+        }
+    }
+
     /// Cancels what is in flight, waits at most `patienceMs` for the kernel, and closes. Returns
     /// whether the kernel let go of everything. Completions are not delivered any more.
     #[napi]
@@ -219,7 +230,8 @@ impl Engine {
         self.shared.as_ref().is_none_or(|shared| shared.close(patience))
     }
 
-    /// The ring's descriptor, for other engines of this process to attach to; null when closed.
+    /// The ring's descriptor, for other engines of this process to attach to and to post to; null when
+    /// closed.
     #[napi]
     pub fn handle(&self) -> Option<i32> {
         self.with(|core| core.ring_descriptor())
@@ -243,6 +255,7 @@ impl Engine {
                 refusals: counters.refusals as f64,
                 overflows: counters.overflows as f64,
                 stale: counters.stale as f64,
+                messages: counters.messages as f64,
                 punted: counters.punted as f64,
                 cancels: counters.cancels as f64,
                 wakeups: counters.wakeups as f64,

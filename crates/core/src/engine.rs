@@ -10,6 +10,7 @@ mod many;
 mod order;
 mod pipe;
 mod polled;
+mod post;
 mod stage;
 mod turn;
 
@@ -23,6 +24,7 @@ use crate::capabilities::{Capabilities, Limits};
 use crate::credentials::Credentials;
 use crate::files::{BadFile, FileHandle, Files};
 use crate::in_flight::{InFlight, Payload};
+use crate::peers::Peer;
 use crate::reaper::Reaper;
 use crate::ring::Ring;
 use crate::setup::Setup;
@@ -38,6 +40,9 @@ pub use turn::InlinePolicy;
 
 /// Completions handed over at once.
 pub const BATCH_MAX: usize = 4096;
+/// In place of a slot in a [`Completion`]: it is no operation's, and its result is a message that another
+/// engine has posted ([`crate::Opcode::MsgRing`]).
+pub const MESSAGE_SLOT: u32 = u32::MAX;
 /// Places in the registered file table; files past it are named by descriptor.
 const REGISTERED_FILES: u32 = 1024;
 /// Places in the registered buffer table; slabs past it are used unregistered.
@@ -80,7 +85,7 @@ pub struct EngineOptions {
 }
 
 /// A slot's operation is complete with this result: what the system call would return, or a negated
-/// errno.
+/// errno. Or a message ([`MESSAGE_SLOT`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Completion {
@@ -125,6 +130,8 @@ pub struct Stats {
     pub overflows: u64,
     /// CQEs of nobody, dropped.
     pub stale: u64,
+    /// Messages that other engines have posted.
+    pub messages: u64,
     /// Reads sent to a kernel worker by the inline policy.
     pub punted: u64,
     /// Cancels asked of the kernel.
@@ -177,6 +184,10 @@ pub struct Engine {
     refused: u32,
     readable: bool,
     life: Life,
+    /// Its place among those that can be posted to, while it works.
+    listed: Option<Peer>,
+    /// Whether messages are waited for.
+    listening: bool,
     /// Whether the kernel had let go of everything when the engine was closed.
     let_go: bool,
     register: bool,
@@ -226,6 +237,8 @@ impl Engine {
         }
         let setup = *ring.granted();
         Ok(Self {
+            listed: Some(Peer::list(ring.descriptor())),
+            listening: false,
             ring,
             polled,
             reaper,
@@ -378,7 +391,7 @@ impl Engine {
         &mut self.files
     }
 
-    /// The ring's descriptor, for other rings to attach to while this engine lives.
+    /// The ring's descriptor, for other rings to attach to and to post to while this engine lives.
     #[must_use]
     pub fn ring_descriptor(&self) -> RawFd {
         self.ring.descriptor()
@@ -399,11 +412,18 @@ impl Engine {
         Waiter::start(self.reaper.share()?, wake)
     }
 
-    /// Whether the event loop has to stay alive: something is staged, in flight or undelivered.
+    /// Whether the event loop has to stay alive: something is staged, in flight or undelivered, or
+    /// messages are waited for.
     #[inline]
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.life == Life::Running && (!self.in_flight.is_empty() || !self.ready.is_empty())
+        self.life == Life::Running
+            && (!self.in_flight.is_empty() || !self.ready.is_empty() || self.listening)
+    }
+
+    /// Whether messages of other engines are waited for. They are delivered in either case.
+    pub const fn set_listening(&mut self, listening: bool) {
+        self.listening = listening;
     }
 
     /// Operations staged or with the kernel. Many under one slot count as one.

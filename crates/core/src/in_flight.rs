@@ -7,6 +7,7 @@ mod many;
 
 use std::ffi::CString;
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::Arc;
 
 use io_uring::opcode;
 use io_uring::squeue::{self, Entry};
@@ -24,6 +25,11 @@ pub use many::{Budget, Lengths, Many, Sqes};
 pub const SLOTS_MAX: u32 = 1 << 20;
 /// The slot in the user_data of entries that are nobody's operation: cancels.
 const CONTROL: u64 = u32::MAX as u64;
+/// The user_data of completions that other engines post into our queue. It is this constant and never
+/// made of what a caller gives, and names no slot and none of many: whatever is posted, no operation
+/// completes by it.
+const MESSAGE: u64 = 1 << 30;
+const _: () = assert!(MESSAGE as u32 >= SLOTS_MAX && MESSAGE as u32 & many::MANY == 0);
 
 /// -ERESTART_RESTARTBLOCK to -ERESTARTSYS, which no system call returns.
 const RESTARTS: std::ops::RangeInclusive<i32> = -516..=-512;
@@ -54,6 +60,12 @@ impl Sqe {
 #[must_use]
 pub(crate) const fn control_user_data() -> u64 {
     CONTROL
+}
+
+/// The user_data that a message has in the queue it is posted to.
+#[must_use]
+pub(crate) const fn message_user_data() -> u64 {
+    MESSAGE
 }
 
 /// What an operation needs beside a chunk and a file, and what it leaves to be taken.
@@ -103,6 +115,11 @@ pub enum Payload {
     Splicing {
         /// Held.
         from: FileHandle,
+    },
+    /// The ring that is posted to.
+    Posting {
+        /// Named to the kernel; so the ring is there until the operation is over.
+        _ring: Arc<OwnedFd>,
     },
     /// What became of each of many: bytes, or a negated errno.
     Counts(Vec<i32>),
@@ -186,6 +203,8 @@ pub enum Arrived {
     More,
     /// A cancel's own completion.
     Control,
+    /// Another engine posted this.
+    Message(i32),
     /// Nobody's: an unknown slot or an old generation.
     Stale,
 }
@@ -374,6 +393,9 @@ impl InFlight {
             return Arrived::Control;
         }
         let Some(place) = self.slots.get(slot as usize) else {
+            if user_data == MESSAGE {
+                return Arrived::Message(result);
+            }
             return self.arrive_of_many(user_data, result, arena, files);
         };
         let submitted = matches!(place.state, State::Submitted | State::CutOff);

@@ -16,6 +16,7 @@ pub mod engine;
 pub mod files;
 pub mod in_flight;
 pub mod operation;
+mod peers;
 pub mod reaper;
 #[allow(unsafe_code)]
 pub mod ring;

@@ -82,6 +82,9 @@ pub enum Opcode {
     Readv = 22,
     /// `pwritev2(2)` to `position` from the vectors in `bytes` (5.1).
     Writev = 23,
+    /// Puts the lower 32 bits of `length`, as they are, into the completion queue of another engine of
+    /// this process, whose ring's descriptor is `offset` (5.18). EBADFD where that is none of ours.
+    MsgRing = 24,
 }
 
 /// Flag of a timeout: it ends at `position` nanoseconds of CLOCK_MONOTONIC, not after as many.
@@ -123,6 +126,7 @@ pub const KERNEL_OPCODES: &[(&str, u8)] = &[
     ("recv", opcode::Recv::CODE),
     ("readv", opcode::Readv::CODE),
     ("writev", opcode::Writev::CODE),
+    ("msg_ring", opcode::MsgRingData::CODE),
     ("async_cancel", opcode::AsyncCancel::CODE),
 ];
 
@@ -153,6 +157,7 @@ impl Opcode {
             21 => Self::Recv,
             22 => Self::Readv,
             23 => Self::Writev,
+            24 => Self::MsgRing,
             _ => return None,
         })
     }
@@ -200,6 +205,8 @@ pub enum Refusal {
     ChainTooLong = 12,
     /// The process is another user or group than the one that the polling thread opens files as.
     Credentials = 13,
+    /// The process has no descriptor left that the operation needs.
+    Descriptors = 14,
 }
 
 impl From<BadChunk> for Refusal {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::gate::Gate;
 use common::{
-    DEADLINE, Loop, TASK_RUNS, alone, descriptors_like, is_readable, link, nop, read,
+    DEADLINE, Loop, TASK_RUNS, alone, descriptors_like, is_readable, link, nop, post, read,
     replace_descriptor, skip, small, unregister_ring_descriptor, with_entries, with_task_run,
 };
 use node_uring_core::{EngineOptions, Refusal, Setup, TaskRun, Turn};
@@ -258,6 +258,21 @@ fn a_failure_in_a_flush_is_told_by_the_next_turn() {
         gate.refuse(libc::EBADF, 1);
         it.engine.flush();
         is_over(&mut it, libc::EBADF);
+    });
+}
+
+#[test]
+fn a_failed_engine_cannot_be_posted_to_and_listens_no_more() {
+    gated("a failed engine cannot be posted to and listens no more", |gate| {
+        let mut it = Loop::new(small());
+        let mut from = Loop::new(small());
+        it.engine.set_listening(true);
+        it.stage(&nop(0));
+        gate.refuse(libc::EBADF, 1);
+        assert_eq!(it.pump(), Turn::Failed(libc::EBADF));
+        assert!(!it.engine.is_busy());
+        let answer = from.complete(&post(0, it.engine.ring_descriptor(), 1));
+        assert_eq!(answer, -libc::EBADFD);
     });
 }
 

@@ -30,7 +30,7 @@ const CASES: &[(Refusal, Case)] = &[
     (Refusal::SlotBusy, |_| nop(100)),
     (Refusal::SlotRange, |_| nop(SLOTS_MAX)),
     (Refusal::SlotRange, |_| nop(u32::MAX)),
-    (Refusal::UnknownOpcode, |_| Request { opcode: 24, ..nop(0) }),
+    (Refusal::UnknownOpcode, |_| Request { opcode: 25, ..nop(0) }),
     (Refusal::UnknownOpcode, |_| Request { opcode: 255, ..nop(0) }),
     // IOSQE_IO_DRAIN would be the next flag: a cancel would wait behind what it is to cancel.
     (Refusal::UnknownOpcode, |_| Request { opcode: 1 << 13, ..nop(0) }),

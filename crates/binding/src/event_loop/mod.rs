@@ -164,6 +164,18 @@ impl Shared {
         self.update_reference();
     }
 
+    /// Whether messages are waited for.
+    pub fn set_listening(&self, listening: bool) {
+        if let Some(engine) = self.engine.borrow_mut().as_mut() {
+            engine.set_listening(listening);
+        }
+        // Without a prepare phase nobody has taken a turn yet, and only a turn lets a message wake us.
+        if listening && !self.pumping.get() {
+            self.set_idling(true);
+        }
+        self.update_reference();
+    }
+
     /// Takes turns until the engine says what the loop should do, and does it.
     fn pump(&self) {
         self.pumping.set(true);

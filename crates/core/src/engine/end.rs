@@ -12,6 +12,7 @@ impl Engine {
         if self.life == Life::Closed {
             return self.let_go;
         }
+        self.listed = None;
         let clean = self.life == Life::Running && self.cancel_and_wait(patience);
         self.life = Life::Closed;
         self.let_go = clean;

@@ -53,6 +53,7 @@ impl Engine {
         let for_polled = !self.plain && self.check_otherwise(request, opcode, flags)?;
         let prepared = match opcode {
             Opcode::Close => self.prepare_close(request, flags)?,
+            Opcode::MsgRing => self.prepare_post(request, flags)?,
             Opcode::Read | Opcode::Write if request.chunk != 0 => {
                 self.register_slab_of(request);
                 operation::prepare(request, opcode, flags, &mut self.arena, &mut self.files)?

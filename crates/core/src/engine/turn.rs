@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{BATCH_MAX, Completion, Engine, Life, Reap, Turn};
+use super::{BATCH_MAX, Completion, Engine, Life, MESSAGE_SLOT, Reap, Turn};
 use crate::in_flight::{Arrived, Sqe, control_user_data};
 use crate::ring::Ring;
 
@@ -129,6 +129,7 @@ impl Engine {
     #[inline]
     pub(super) fn collect(&mut self) -> bool {
         let Self { ring, in_flight, arena, files, out, ready, stats, .. } = self;
+        let messages = stats.messages;
         out.clear();
         if !ready.is_empty() {
             let take = ready.len().min(BATCH_MAX);
@@ -141,6 +142,10 @@ impl Engine {
         ring.drain(BATCH_MAX - out.len(), |user_data, result, more| {
             match in_flight.arrive(user_data, result, more, arena, files) {
                 Arrived::Complete(slot, result) => out.push(Completion { slot, result }),
+                Arrived::Message(value) => {
+                    stats.messages += 1;
+                    out.push(Completion { slot: MESSAGE_SLOT, result: value });
+                }
                 Arrived::Stale => stats.stale += 1,
                 Arrived::More | Arrived::Control => {}
             }
@@ -149,7 +154,7 @@ impl Engine {
             self.collect_polled();
         }
         let Self { out, stats, .. } = self;
-        stats.completed += out.len() as u64;
+        stats.completed += out.len() as u64 - (stats.messages - messages);
         !out.is_empty()
     }
 
@@ -298,6 +303,7 @@ impl Engine {
             errno => {
                 let errno = errno.unwrap_or(libc::EIO);
                 self.life = Life::Failed { errno, told: false };
+                self.listed = None;
                 Err(())
             }
         }

@@ -16,7 +16,7 @@ use crate::operation::{Opcode, transfer_entry};
 use crate::ring::{Submission, readdress};
 
 /// In the lower half of the user_data of one of many, beside its number and the number's generation.
-const MANY: u32 = 1 << 31;
+pub(super) const MANY: u32 = 1 << 31;
 const NUMBER_BITS: u32 = 16;
 const GENERATION_MASK: u32 = (1 << 14) - 1;
 /// The result of one that is not complete: no errno and no count of bytes.

@@ -34,6 +34,25 @@ fn a_completion_of_an_old_generation_or_an_unknown_slot_is_stale() {
 }
 
 #[test]
+fn a_message_is_none_of_the_slots_and_none_of_many_and_keeps_its_value() {
+    let mut arena = Arena::new(ArenaOptions::default());
+    let mut files = Files::default();
+    let mut in_flight = InFlight::default();
+    let mut message = |f: &mut InFlight, value, more| {
+        f.arrive(message_user_data(), value, more, &mut arena, &mut files)
+    };
+    assert_eq!(message(&mut in_flight, 5, false), Arrived::Message(5), "with no slot in the table");
+    // The longest table there is.
+    launch(&mut in_flight, 0);
+    launch(&mut in_flight, SLOTS_MAX - 1);
+    for value in [0, -512, -516, i32::MIN, i32::MAX] {
+        assert_eq!(message(&mut in_flight, value, false), Arrived::Message(value));
+        assert_eq!(message(&mut in_flight, value, true), Arrived::Message(value));
+    }
+    assert_eq!(in_flight.len(), 2);
+}
+
+#[test]
 fn an_errno_of_the_kernels_own_becomes_eintr() {
     let mut arena = Arena::new(ArenaOptions::default());
     let mut files = Files::default();

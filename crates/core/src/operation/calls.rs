@@ -24,7 +24,7 @@ const PATH_BYTES_MAX: usize = 4096;
 const HERE: types::Fd = types::Fd(libc::AT_FDCWD);
 
 /// # Panics
-/// For those that are prepared elsewhere: nops, reads, writes, and closes, which the engine prepares.
+/// For those that are prepared elsewhere: nops, reads and writes; closes and messages, by the engine.
 pub(super) fn call(
     request: &Request,
     opcode: Opcode,
@@ -121,7 +121,7 @@ pub(super) fn call(
             held.keep(Payload::Timeout { _time: timespec });
             entry.build()
         }
-        Opcode::Nop | Opcode::Read | Opcode::Write | Opcode::Close => {
+        Opcode::Nop | Opcode::Read | Opcode::Write | Opcode::Close | Opcode::MsgRing => {
             unreachable!("prepared elsewhere")
         }
     })

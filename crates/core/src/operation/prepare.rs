@@ -18,7 +18,7 @@ use crate::in_flight::Held;
 /// [`Refusal`].
 ///
 /// # Panics
-/// For a close, which the engine prepares itself.
+/// For a close and a message, which the engine prepares itself.
 #[inline(always)]
 #[allow(clippy::inline_always)] // Or the SQE is moved through memory twice: 15 ns of a nop.
 pub fn prepare(

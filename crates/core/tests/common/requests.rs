@@ -217,3 +217,9 @@ pub fn vectored(
 pub fn modified(request: Request<'_>, modifiers: i32) -> Request<'_> {
     Request { opcode: request.opcode | (modifiers as u32) << MODIFIER_SHIFT, ..request }
 }
+
+/// Posts `value` to the engine whose ring has this descriptor.
+pub fn post(slot: u32, descriptor: i32, value: i32) -> Request<'static> {
+    let (offset, length) = (descriptor as u64, u64::from(value as u32));
+    Request { opcode: Opcode::MsgRing as u32, slot, offset, length, ..Request::default() }
+}
