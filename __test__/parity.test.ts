@@ -103,7 +103,7 @@ test('a linked pair timeout → link timeout gives ECANCELED and ETIME', async (
 
 test('every operation has a constructor in op', (t) => {
   const names = `nop read write readv writev fsync datasync truncate open close send recv timeout linkTimeout
-    stat allocate advise syncRange splice rename unlink rmdir link symlink mkdir poll`
+    stat allocate advise syncRange splice rename unlink rmdir link symlink mkdir poll post`
   for (const name of names.split(/\s+/)) t.is(typeof Reflect.get(op, name), 'function', name)
 })
 

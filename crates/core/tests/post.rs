@@ -206,7 +206,7 @@ fn a_message_completes_no_operation_of_the_engine_that_it_comes_to() {
     let descriptor = to.engine.ring_descriptor();
     // Whatever the numbers of a request are: where they are understood, they choose ring and value.
     let numbers = [0, 1, 5, 33, 63, 1 << 20, 1 << 30, (1 << 31) - 1, u64::from(u32::MAX)];
-    let wide = [1 << 32 | 5, 1 << 33 | 40, 1 << 63, u64::MAX];
+    let wide = [(1 << 32) + 5, (1 << 33) + 40, 1 << 63, u64::MAX];
     let mut sent = 0;
     for &number in numbers.iter().chain(&wide) {
         for &other in numbers.iter().chain(&wide) {
@@ -222,7 +222,7 @@ fn a_message_completes_no_operation_of_the_engine_that_it_comes_to() {
             match from.engine.stage(&request) {
                 Ok(()) => sent += 1,
                 Err(refusal) => {
-                    assert_eq!((refusal, other > u32::MAX.into()), (Refusal::Argument, true))
+                    assert_eq!((refusal, other > u32::MAX.into()), (Refusal::Argument, true));
                 }
             }
             from.settle();
