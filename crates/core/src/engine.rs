@@ -11,6 +11,7 @@ mod order;
 mod pipe;
 mod polled;
 mod stage;
+mod stamps;
 mod turn;
 
 use std::collections::VecDeque;
@@ -31,9 +32,11 @@ use crate::waiter::Waiter;
 use gather::Gather;
 use order::Order;
 use polled::Polled;
+use stamps::Clock;
 
 pub use many::ManyRequest;
 pub use pipe::Pipe;
+pub use stamps::Stamps;
 pub use turn::InlinePolicy;
 
 /// Completions handed over at once.
@@ -191,6 +194,7 @@ pub struct Engine {
     /// polls. One look at this is all that they cost everybody else.
     plain: bool,
     gather: Gather,
+    clock: Clock,
     stats: Stats,
 }
 
@@ -263,6 +267,7 @@ impl Engine {
                 && options.reap == Reap::Eventfd,
             gather: Gather::new(options.flush_delay),
             polling_as: setup.sqpoll.map(|_| Credentials::of_now()),
+            clock: Clock::default(),
             stats: Stats::default(),
         })
     }

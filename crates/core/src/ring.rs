@@ -3,6 +3,8 @@
 //! May touch the kernel. Never decides when to enter (that is `engine`) and never makes an SQE:
 //! it takes only [`Sqe`]s, which `in_flight` makes over resources that it keeps.
 
+mod keeper;
+
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -101,6 +103,7 @@ impl Ring {
             ring.granted.registered_descriptor = registered.is_ok();
             ring.note_refused("REGISTER_RING_FDS", registered);
         }
+        keeper::keep();
         Ok(ring)
     }
 

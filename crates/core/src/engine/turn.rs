@@ -148,9 +148,13 @@ impl Engine {
         if !self.plain {
             self.collect_polled();
         }
-        let Self { out, stats, .. } = self;
+        let Self { out, stats, clock, .. } = self;
         stats.completed += out.len() as u64;
-        !out.is_empty()
+        if out.is_empty() {
+            return false;
+        }
+        clock.note_reaped();
+        true
     }
 
     /// What the last [`Turn::Deliver`] hands over.
@@ -344,7 +348,11 @@ impl Engine {
         if !self.publish_cancels() || !self.publish_urgent() {
             return;
         }
+        let any_staged = !self.staged.is_empty();
         self.publish_staged();
+        if any_staged {
+            self.clock.note_entered();
+        }
         if !self.plain && self.staged.is_empty() {
             self.gather.begin_anew();
         }
