@@ -4,14 +4,10 @@ use std::os::fd::AsRawFd;
 
 use io_uring::{opcode, types};
 
-use super::{Engine, Life, REGISTERED_SLABS};
-use crate::arena::{ChunkId, Registration};
+use super::{Engine, Life};
 use crate::files::FileHandle;
 use crate::in_flight::{Cancelling, Held, Payload, SLOTS_MAX, Target};
 use crate::operation::{self, DRAIN, HARDLINK, LINK, Opcode, Prepared, QUIET, Refusal, Request};
-
-/// Slabs past this size are not pinned: it would hold the thread up for too long.
-const REGISTERED_SLAB_BYTES_MAX: usize = 16 << 20;
 
 impl Engine {
     /// Checks an operation and takes hold of what it touches; the next submission carries it.
@@ -126,36 +122,6 @@ impl Engine {
         let mut held = Held::default();
         held.keep(Payload::Closing(descriptor));
         Ok(Prepared { entry, held, flags, inline_bytes: 0 })
-    }
-
-    /// Pins the slab of a direct operation's chunk when it is first used for one.
-    #[inline]
-    pub(super) fn register_slab_of(&mut self, request: &Request) {
-        if !matches!(self.buffer_table, Some(Ok(()))) {
-            return;
-        }
-        let Ok((number, memory, Registration::Untried)) =
-            self.arena.slab(ChunkId::from_number(request.chunk))
-        else {
-            return;
-        };
-        if !self.files.is_direct(FileHandle::from_number(request.file)) {
-            return;
-        }
-        let fits = number < REGISTERED_SLABS && memory.len() <= REGISTERED_SLAB_BYTES_MAX;
-        let refused = if fits { self.update_buffer(number, Some(memory)).err() } else { None };
-        let outcome = if fits && refused.is_none() {
-            Registration::Registered
-        } else {
-            Registration::Refused
-        };
-        if let Some(error) = refused
-            && self.arena.registered_bytes() == 0
-        {
-            // Not even the first: RLIMIT_MEMLOCK has no room for any.
-            self.buffer_table = Some(Err(error.raw_os_error().unwrap_or(libc::ENOMEM)));
-        }
-        self.arena.set_registration(number, outcome);
     }
 
     /// Cancels the operation at `slot`. It completes with ECANCELED, or with its true result when it

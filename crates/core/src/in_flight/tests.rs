@@ -1,5 +1,7 @@
 //! What the slots keep, and for how long.
 
+use std::os::fd::OwnedFd;
+
 use super::*;
 use crate::arena::ArenaOptions;
 
