@@ -11,7 +11,7 @@ use io_uring::squeue::{self, Entry};
 
 use crate::arena::Arena;
 use crate::files::Files;
-use crate::operation::{DRAIN, HARDLINK, LINK, Prepared, QUIET};
+use crate::operation::{DRAIN, HARDLINK, LINK, Prepared, QUIET, Refusal};
 
 use many::Table;
 
@@ -182,16 +182,23 @@ impl InFlight {
     }
 
     /// Keeps what the operation holds, and its SQE until [`Self::submit`]. The slot is free:
-    /// [`Self::is_free`].
+    /// [`Self::is_free`]. `prepare` writes the SQE, all but its user_data, where it is kept: each move of
+    /// one waits for the stores that have made it (9 ns of a nop).
+    ///
+    /// # Errors
+    /// Those of `prepare`; the slot is free then.
     ///
     /// # Panics
     /// When the slot is not free.
-    #[inline(always)]
-    #[allow(clippy::inline_always)] // Or the SQE is moved through memory twice: 15 ns of a nop.
-    pub fn launch(&mut self, slot: u32, prepared: Prepared) {
-        let Prepared { entry, held, flags, inline_bytes } = prepared;
+    #[inline]
+    pub(crate) fn launch(
+        &mut self,
+        slot: u32,
+        prepare: impl FnOnce(&mut Entry) -> Result<Prepared, Refusal>,
+    ) -> Result<(), Refusal> {
         let place = &mut self.slots[slot as usize];
         assert!(place.state == State::Free, "a slot carries one operation");
+        let Prepared { held, flags, inline_bytes } = prepare(&mut place.sqe.0)?;
         place.generation = place.generation.wrapping_add(1);
         place.state = State::Staged;
         place.linked = flags & (LINK | HARDLINK) != 0;
@@ -199,9 +206,9 @@ impl InFlight {
         place.quiet = flags & QUIET != 0;
         place.inline_bytes = inline_bytes;
         place.held = held;
-        place.sqe.0 = entry;
         place.sqe.0.set_user_data(u64::from(place.generation) << 32 | u64::from(slot));
         *if place.quiet { &mut self.quiet } else { &mut self.busy } += 1;
+        Ok(())
     }
 
     /// The SQE of a staged operation, on its way into the submission queue.

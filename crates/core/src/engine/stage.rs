@@ -47,15 +47,17 @@ impl Engine {
             return Err(Refusal::ChainTooLong);
         }
         let for_polled = !self.plain && self.check_otherwise(request, opcode, flags)?;
-        let prepared = match opcode {
-            Opcode::Close => self.prepare_close(request, flags)?,
-            Opcode::Read | Opcode::Write if request.chunk != 0 => {
+        if opcode == Opcode::Close {
+            self.launch_close(request, flags)?;
+        } else {
+            if request.chunk != 0 && matches!(opcode, Opcode::Read | Opcode::Write) {
                 self.register_slab_of(request);
-                operation::prepare(request, opcode, flags, &mut self.arena, &mut self.files)?
             }
-            _ => operation::prepare(request, opcode, flags, &mut self.arena, &mut self.files)?,
-        };
-        self.in_flight.launch(request.slot, prepared);
+            let Self { in_flight, arena, files, .. } = self;
+            in_flight.launch(request.slot, |entry| {
+                operation::prepare(request, opcode, flags, entry, arena, files)
+            })?;
+        }
         if for_polled && let Some(polled) = &mut self.polled {
             polled.staged.push_back(request.slot);
             return Ok(());
@@ -108,7 +110,7 @@ impl Engine {
     }
 
     /// A close takes the file out of the table first, so that nothing staged later can reach it.
-    fn prepare_close(&mut self, request: &Request, flags: u32) -> Result<Prepared, Refusal> {
+    fn launch_close(&mut self, request: &Request, flags: u32) -> Result<(), Refusal> {
         if flags & (LINK | HARDLINK | QUIET) != 0 {
             return Err(Refusal::Argument);
         }
@@ -117,11 +119,14 @@ impl Engine {
             // The registered table has a reference of its own, which would keep the file open.
             self.update_file(place, -1);
         }
-        let entry = opcode::Close::new(types::Fd(descriptor.as_raw_fd())).build();
-        let entry = entry.flags(operation::sqe_flags(flags));
-        let mut held = Held::default();
-        held.keep(Payload::Closing(descriptor));
-        Ok(Prepared { entry, held, flags, inline_bytes: 0 })
+        self.in_flight.launch(request.slot, |entry| {
+            *entry = opcode::Close::new(types::Fd(descriptor.as_raw_fd()))
+                .build()
+                .flags(operation::sqe_flags(flags));
+            let mut held = Held::default();
+            held.keep(Payload::Closing(descriptor));
+            Ok(Prepared { held, flags, inline_bytes: 0 })
+        })
     }
 
     /// Cancels the operation at `slot`. It completes with ECANCELED, or with its true result when it
