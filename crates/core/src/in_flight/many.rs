@@ -28,6 +28,18 @@ const GENERATION_MASK: u32 = (1 << 14) - 1;
 /// The result of one that is not complete: no errno and no count of bytes.
 const PENDING: i32 = i32::MIN;
 
+/// What the result of one means for all.
+enum Taken {
+    /// Nobody waits for it.
+    Stale,
+    /// It is complete.
+    Settled,
+    /// It goes on with its rest.
+    Again,
+    /// So does it, and there was nothing else to submit any more.
+    MoreAgain,
+}
+
 /// How long each of many is.
 pub enum Lengths {
     /// All are.
@@ -185,28 +197,36 @@ impl Many {
         if self.partial.is_empty() { 0 } else { self.partial.get(&index).copied().unwrap_or(0) }
     }
 
-    /// Takes the result of one. False when nobody waits for it.
-    #[inline]
-    fn take(&mut self, index: u32, result: i32) -> bool {
+    /// Takes the result of one.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // As `InFlight::arrive_of_many`.
+    fn take(&mut self, index: u32, result: i32) -> Taken {
         if self.results.get(index as usize) != Some(&PENDING) || index >= self.next {
-            return false;
+            return Taken::Stale;
         }
-        let mut total = result;
-        if self.memory.is_some() {
-            let (_, length) = self.lengths.span(index as usize);
-            let done = self.done_before(index) + result.max(0) as u32;
-            if self.fill && result > 0 && done < length && !self.cancelled {
-                self.partial.insert(index, done);
-                self.again.push(index);
-                return true;
-            }
-            // As read(2) and write(2): what was moved counts, and the error comes at the next call.
-            if done > 0 {
-                total = done as i32;
-            }
+        let whole =
+            result <= 0 || !self.fill || self.lengths.span(index as usize).1 == result as u32;
+        if !whole || !self.partial.is_empty() {
+            return self.take_part(index, result);
         }
-        self.settle(index, total);
-        true
+        self.settle(index, result);
+        Taken::Settled
+    }
+
+    /// The same where it, or another before it, was short.
+    #[cold]
+    fn take_part(&mut self, index: u32, result: i32) -> Taken {
+        let (_, length) = self.lengths.span(index as usize);
+        let done = self.done_before(index) + result.max(0) as u32;
+        if self.fill && result > 0 && done < length && !self.cancelled {
+            let had_more = self.has_more();
+            self.partial.insert(index, done);
+            self.again.push(index);
+            return if had_more { Taken::Again } else { Taken::MoreAgain };
+        }
+        // As read(2) and write(2): what was moved counts, and the error comes at the next call.
+        self.settle(index, if done > 0 { done as i32 } else { result });
+        Taken::Settled
     }
 
     fn settle(&mut self, index: u32, result: i32) {

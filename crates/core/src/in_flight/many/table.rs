@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use io_uring::squeue::Entry;
 
-use super::{GENERATION_MASK, MANY, Many, NUMBER_BITS};
+use super::{GENERATION_MASK, MANY, Many, NUMBER_BITS, Taken};
 use crate::arena::Arena;
 use crate::files::Files;
 use crate::in_flight::{Arrived, Cancelling, Held, InFlight, Payload, State, Target};
@@ -182,7 +182,8 @@ impl InFlight {
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // Each of many comes here: as a function of its own, 2 ns of 50.
     pub(in crate::in_flight) fn arrive_of_many(
         &mut self,
         user_data: u64,
@@ -198,21 +199,19 @@ impl InFlight {
         if low & MANY == 0 || (low & !MANY) >> NUMBER_BITS != many.generation {
             return Arrived::Stale;
         }
-        let had_more = many.has_more();
-        if !many.take(index, result) {
-            return Arrived::Stale;
+        match many.take(index, result) {
+            Taken::Stale => return Arrived::Stale,
+            Taken::MoreAgain => self.many.active.push_back(number),
+            Taken::Settled | Taken::Again => {}
         }
         self.many.with_kernel -= 1;
-        if many.settled as usize == many.results.len() {
-            let count = if many.cancelled { -libc::ECANCELED } else { many.settled as i32 };
-            let slot = self.finish_many(number);
-            self.end(slot, count, arena, files);
-            return Arrived::Complete(slot, count);
+        if (many.settled as usize) < many.results.len() {
+            return Arrived::More;
         }
-        if !had_more && many.has_more() {
-            self.many.active.push_back(number);
-        }
-        Arrived::More
+        let count = if many.cancelled { -libc::ECANCELED } else { many.settled as i32 };
+        let slot = self.finish_many(number);
+        self.end(slot, count, arena, files);
+        Arrived::Complete(slot, count)
     }
 
     pub(in crate::in_flight) fn cancel_many(&mut self, number: u16) -> Cancelling {
