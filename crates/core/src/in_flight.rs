@@ -16,7 +16,7 @@ use crate::operation::{DRAIN, HARDLINK, LINK, Prepared, QUIET, Refusal};
 use many::Table;
 
 pub use held::{Held, Payload};
-pub use many::{Budget, Lengths, Many, Sqes};
+pub use many::{Budget, Lengths, Many};
 
 /// Most slots: operations at once in one queue, waiting ones aside.
 pub const SLOTS_MAX: u32 = 1 << 20;

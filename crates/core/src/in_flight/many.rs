@@ -18,8 +18,8 @@ use crate::files;
 use crate::operation::{Opcode, transfer_entry};
 use crate::ring::readdress;
 
+pub use table::Budget;
 pub(super) use table::Table;
-pub use table::{Budget, Sqes};
 
 /// In the lower half of the user_data of one of many, beside its number and the number's generation.
 const MANY: u32 = 1 << 31;
@@ -162,21 +162,19 @@ impl Many {
         None
     }
 
-    /// Makes `entry` that of the next to submit; false when there is none. `to_worker` decides, by its
-    /// length, who copies for it.
-    #[inline]
-    fn next_into(
-        &mut self,
-        entry: &mut Entry,
+    /// The entry of one of them. `to_worker` decides, by its length, who copies for it.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // Or the entry is made in memory, and each move of it waits.
+    fn entry(
+        &self,
+        template: &Entry,
         number: u16,
+        index: u32,
         to_worker: impl FnOnce(u32) -> bool,
-    ) -> bool {
-        let Some(index) = self.next_index() else { return false };
+    ) -> Entry {
         let user_data = self.user_data(number, index);
-        let Some(memory) = self.memory else {
-            entry.set_user_data(user_data);
-            return true;
-        };
+        let mut entry = template.clone();
+        let Some(memory) = self.memory else { return entry.user_data(user_data) };
         let (start, length) = self.lengths.span(index as usize);
         let done = self.done_before(index);
         let rest = length - done;
@@ -184,11 +182,8 @@ impl Many {
             unreachable!("the whole was held with room for all of them");
         };
         let position = self.positions[index as usize] + u64::from(done);
-        readdress(entry, address, position, user_data);
-        if self.inline && to_worker(rest) {
-            *entry = entry.clone().flags(Flags::ASYNC);
-        }
-        true
+        readdress(&mut entry, address, position, user_data);
+        if self.inline && to_worker(rest) { entry.flags(Flags::ASYNC) } else { entry }
     }
 
     /// Bytes of one that was short, so far.

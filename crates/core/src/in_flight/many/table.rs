@@ -1,14 +1,11 @@
-//! All the manys of an engine: which number is whose, whose turn it is, and the entries of the next ones,
-//! made some at a time before they are copied into the queue.
+//! All the manys of an engine: which number is whose, whose turn it is, and how many of each go.
 
 use std::collections::VecDeque;
-
-use io_uring::squeue::Entry;
 
 use super::{GENERATION_MASK, MANY, Many, NUMBER_BITS, Taken};
 use crate::arena::Arena;
 use crate::files::Files;
-use crate::in_flight::{Arrived, Cancelling, Held, InFlight, Payload, State, Target};
+use crate::in_flight::{Arrived, Cancelling, Held, InFlight, Payload, Sqe, State, Target};
 use crate::ring::Submission;
 
 /// What may still be submitted now.
@@ -30,34 +27,6 @@ pub(in crate::in_flight) struct Table {
     with_kernel: usize,
     /// How many there are.
     count: usize,
-    burst: Sqes,
-}
-
-/// Entries that are made before the first of them is copied into the queue: copied one by one, each
-/// copy would wait for the stores that had just made it.
-const BURST: usize = 32;
-
-/// As [`super::Sqe`], some of them.
-#[derive(Default)]
-pub struct Sqes {
-    entries: Vec<Entry>,
-    length: usize,
-    /// Whether all of them are of the kind at hand, without flags that one alone has.
-    primed: bool,
-}
-
-impl Sqes {
-    pub(crate) fn entries(&self) -> &[Entry] {
-        &self.entries[..self.length]
-    }
-
-    /// Makes all of them entries of these many.
-    fn prime(&mut self, many: &Many) {
-        let template = many.template();
-        self.entries.clear();
-        self.entries.resize(BURST, template);
-        self.primed = true;
-    }
 }
 
 impl Table {
@@ -137,7 +106,7 @@ impl InFlight {
         budget: &mut Budget,
         mut to_worker: impl FnMut(u32) -> bool,
     ) {
-        let Table { places, active, with_kernel, burst, .. } = &mut self.many;
+        let Table { places, active, with_kernel, .. } = &mut self.many;
         for _ in 0..active.len() {
             let Some(number) = active.pop_front() else { return };
             let Some(many) = &mut places[number as usize] else { continue };
@@ -145,37 +114,22 @@ impl InFlight {
                 active.push_back(number);
                 continue;
             }
-            burst.prime(many);
-            loop {
-                let most = budget.entries.min(sq.room()).min(BURST);
-                burst.length = 0;
-                while burst.length < most && budget.inline_bytes > 0 {
-                    let mut inline_bytes = 0;
-                    let mut punted = false;
-                    let entry = &mut burst.entries[burst.length];
-                    let some = many.next_into(entry, number, |length| {
-                        punted = to_worker(length);
-                        inline_bytes = if punted { 0 } else { length as usize };
-                        punted
-                    });
-                    if !some {
-                        break;
-                    }
-                    burst.length += 1;
-                    burst.primed &= !punted;
-                    budget.inline_bytes = budget.inline_bytes.saturating_sub(inline_bytes);
-                }
-                if burst.length == 0 {
+            let template = many.template();
+            for _ in 0..budget.entries.min(sq.room()) {
+                if budget.inline_bytes == 0 {
                     break;
                 }
-                sq.push_all(burst);
-                *with_kernel += burst.length;
-                budget.entries -= burst.length;
-                if !burst.primed {
-                    burst.prime(many);
-                }
+                let Some(index) = many.next_index() else { break };
+                let entry = many.entry(&template, number, index, |length| {
+                    let punted = to_worker(length);
+                    let inline_bytes = if punted { 0 } else { length as usize };
+                    budget.inline_bytes = budget.inline_bytes.saturating_sub(inline_bytes);
+                    punted
+                });
+                sq.push(&Sqe(entry));
+                *with_kernel += 1;
+                budget.entries -= 1;
             }
-            burst.primed = false;
             if many.has_more() {
                 active.push_back(number);
             }
