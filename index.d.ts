@@ -49,6 +49,10 @@ export declare class Engine {
   takeStat(slot: number): Buffer | null
   /** Whether the operation at `slot` is staged and the kernel has not got it. */
   isStaged(slot: number): boolean
+  /** Notes from now on the two moments that `stamps` gives, or no longer. */
+  measure(on: boolean): void
+  /** The last of the moments that `measure` notes; null when closed. */
+  stamps(): EngineStamps | null
   /** `queue.ref()` (true) and `queue.unref()` (false). */
   setWanted(wanted: boolean): void
   /**
@@ -147,6 +151,14 @@ export interface EngineOptions {
   attach?: number
   /** Names of the operations that the ring is restricted to. */
   restrict?: Array<string>
+}
+
+/** When operations went to the kernel and were found complete, in nanoseconds of `process.hrtime`. */
+export interface EngineStamps {
+  /** What was staged last was in the submission queue, and enter was next. */
+  enteredNs: number
+  /** Completions were found last, before they were handed over. */
+  reapedNs: number
 }
 
 /** Counters since the engine was started, and gauges of now. */

@@ -76,3 +76,19 @@ for (const [signal, code] of [
     t.true(samples > 0 && samples < 1_000_000_000 && ns.p50 > 0, story(ended))
   })
 }
+
+test('nop --stages tells where the time of a nop goes, and refuses many at once', async (t) => {
+  const ended = await cli(['nop', '-n', '3000', '--stages', '--json'])
+  assertEnded(t, ended)
+  const { ns, stages } = JSON.parse(ended.stdout) as Told & { stages: Record<string, Told['ns']> }
+  t.deepEqual(Object.keys(stages), ['stage', 'enter', 'complete', 'settle'])
+  const sum = Object.values(stages).reduce((all, { mean }) => all + mean, 0)
+  t.true(Math.abs(sum - ns.mean) <= ns.mean * 0.01 + 5, JSON.stringify({ ns, stages }))
+  const drawn = await cli(['nop', '-n', '3000', '-s'])
+  assertEnded(t, drawn)
+  for (const row of ['call to staged', 'staged to enter', 'enter to completion', 'all']) {
+    t.regex(drawn.stdout, new RegExp(`^ *${row}  `, 'm'))
+  }
+  const both = await cli(['nop', '-n', '10', '--stages', '-c', '2'])
+  assertEnded(t, both, { code: 2, stdout: '', stderr: /--stages measures one nop at a time/ })
+})

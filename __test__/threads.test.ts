@@ -99,6 +99,14 @@ test.serial(
   },
 )
 
+// Where they end with it (Linux 6.18.44), a thread was seen for which none was made any more, and its
+// operations hung: docs/safety.md.
+test('a thread keeps its kernel workers when its last queue is closed, and no descriptor', async (t) => {
+  t.timeout(60_000)
+  const left = await childJson(fixture('kept-workers.mjs'), { timeoutMs: 30_000 })
+  t.deepEqual(left, { workers: true, rings: 0 })
+})
+
 test.serial(
   'kernel workers belong to the thread, also of queues that are attached to another',
   async (t) => {

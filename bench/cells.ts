@@ -3,6 +3,7 @@
  * numbers behind `atMost` and `atLeast` are promises; nothing here is tuned to them.
  */
 import { fork } from 'node:child_process'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { closeSync, openSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { Queue } from 'node-uring'
@@ -47,6 +48,7 @@ export const GROUPS: readonly Group[] = [
   { name: 'xfs', about: 'the same on XFS in memory (root)', run: xfsGroup },
   { name: 'write', about: '4 KiB writes into the cache', run: writeGroup },
   { name: 'large', about: '64 KiB and 1 MiB reads of cached data', run: largeGroup },
+  { name: 'watched', about: 'cached reads while somebody watches', run: watchedGroup },
   { name: 'heap', about: 'what two million operations leave on the heap', run: heapGroup },
   { name: 'timer', about: 'how timers fare beside nops', run: timerGroup },
   ...MANY_GROUPS,
@@ -138,6 +140,46 @@ async function cachedGroup(bench: Bench): Promise<void> {
     ],
   })
   await close()
+}
+
+async function watchedGroup(bench: Bench): Promise<void> {
+  const path = cachedFile(bench.folder, 'watched.bin', FILE_BYTES)
+  const one = await openBoth(path, false)
+  const kept = await openBoth(path, false, { latency: true })
+  const memory = ({ queue }: { queue: Queue }) => times(128, () => queue.alloc(BLOCK_BYTES))
+  const [arena, keptArena] = [memory(one), memory(kept)]
+  const blocks = new Blocks(FILE_BYTES, BLOCK_BYTES)
+  const name = 'read 4 KiB cached ×128'
+  const reads = (n: number) => readAts(one.file, arena, blocks, n)
+  const traced = async (n: number) => {
+    const nobody = () => {}
+    subscribe('tracing:node-uring:operation:asyncEnd', nobody)
+    try {
+      return await reads(n)
+    } finally {
+      unsubscribe('tracing:node-uring:operation:asyncEnd', nobody)
+    }
+  }
+  await bench.contest<'ring' | 'kept' | 'traced'>({
+    name: `${name}, watched`,
+    before: cacheKeeper(path),
+    sides: {
+      ring: inProcess('node-uring', reads),
+      kept: inProcess('with latency: true', (n) => readAts(kept.file, keptArena, blocks, n)),
+      traced: inProcess('with a subscriber', traced),
+    },
+    rows: [
+      {
+        cell: `${name}, latency histograms`,
+        measure: 'time',
+        ours: 'kept',
+        theirs: 'ring',
+        target: { atMost: 1.15 },
+      },
+    ],
+  })
+  await one.close()
+  await kept.close()
 }
 
 async function directGroup(bench: Bench): Promise<void> {

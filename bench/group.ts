@@ -4,7 +4,7 @@
  */
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
-import { type File, Queue } from 'node-uring'
+import { type File, Queue, type QueueOptions } from 'node-uring'
 import type { Contest, Finding, Row, Settings, Side } from './harness.js'
 import { fioSide } from './programs.js'
 import type { Progress } from './progress.js'
@@ -67,8 +67,9 @@ export function cacheKeeper(path: string): () => void {
 export async function openBoth(
   path: string,
   direct: boolean,
+  options?: QueueOptions,
 ): Promise<{ queue: Queue; file: File; handle: FileHandle; close(): Promise<void> }> {
-  const queue = new Queue()
+  const queue = new Queue(options)
   const file = await queue.open(path, 'r', { direct })
   const handle = await open(path, constants.O_RDONLY | (direct ? constants.O_DIRECT : 0))
   return {

@@ -3,7 +3,14 @@
  * calls, and the numbers that both sides agree on. TypeScript reaches the engine through this alone;
  * `start.ts` chooses which, and `fallback/` is the other one.
  */
-import type { Engine, EngineCapabilities, EngineStats, Opened, Pipe } from './native.js'
+import type {
+  Engine,
+  EngineCapabilities,
+  EngineStamps,
+  EngineStats,
+  Opened,
+  Pipe,
+} from './native.js'
 import type { Unavailable } from './unavailable.js'
 
 /** What can be staged. `crates/core/src/operation.rs` says what each takes. */
@@ -207,6 +214,10 @@ export interface Backend extends RawFunctions {
   makePipe(): Pipe | number
   /** Whether the operation at `slot` is staged and has not been submitted. */
   isStaged(slot: number): boolean
+  /** Notes from now on the moments that {@link stamps} gives, or no longer. */
+  measure(on: boolean): void
+  /** When operations went to the kernel last and were found complete; null where nobody can tell. */
+  stamps(): EngineStamps | null
   setWanted(wanted: boolean): void
   /** The ring's descriptor, or null when closed. */
   handle(): number | null
@@ -278,6 +289,12 @@ export class UringBackend implements Backend {
   }
   isStaged(slot: number): boolean {
     return this.#engine.isStaged(slot)
+  }
+  measure(on: boolean): void {
+    this.#engine.measure(on)
+  }
+  stamps(): EngineStamps | null {
+    return this.#engine.stamps()
   }
   setWanted(wanted: boolean): void {
     this.#engine.setWanted(wanted)

@@ -14,10 +14,11 @@ export {
 } from './errors.js'
 export { File, type ManyOptions } from './file.js'
 export type { CloseOptions } from './file-state.js'
-export type { RoundTripSummary } from './histogram.js'
+export type { Durations } from './histogram.js'
 export type { LimitOptions } from './limits.js'
 export type { AllocBuffer } from './memory.js'
 export type { ReadOptions, RecvOptions, WriteOptions } from './modifiers.js'
+export type { Latency, OperationMessage } from './observer.js'
 export { op, type ReadFlags, type TimeoutOptions, type WriteFlags } from './op.js'
 export {
   type Advice,
@@ -33,9 +34,9 @@ export {
   type OpenOptions,
   Queue,
   type QueueStats,
-  type RoundTripOptions,
 } from './queue.js'
 export type { ReplaceOptions } from './replace.js'
+export type { RoundTripOptions, RoundTripStages, RoundTripSummary } from './round-trip.js'
 export type { Reap, SetupFlags, SetupOptions, TaskRun } from './setup.js'
 export { Stats } from './stats.js'
 export type { Unavailable } from './unavailable.js'

@@ -9,6 +9,7 @@ export type {
   Engine,
   EngineCapabilities,
   EngineOptions,
+  EngineStamps,
   EngineStats,
   Opened,
   Pipe,

@@ -36,6 +36,7 @@ import { arriveMany, bytesOfMany, startMany } from './many.js'
 import { Memory } from './memory.js'
 import { refusedModifier } from './modifiers.js'
 import type { EngineOptions, Opened } from './native.js'
+import { Observer } from './observer.js'
 import type { BackendChoice } from './options.js'
 import {
   KIND_BEHIND,
@@ -93,6 +94,7 @@ export class Operations {
   readonly volume: Volume
   readonly limits: LimitKeeper
   readonly kernel: Kernel
+  readonly observer: Observer
   readonly slots: Slots = new Slots(SLOTS_MAX)
   /** Set once nothing new may start: what new operations reject with. */
   ended: (() => Error) | undefined = undefined
@@ -103,11 +105,17 @@ export class Operations {
     rejected(internalError('a file for nobody'))
   readonly #pairs: Int32Array
 
-  constructor(choice: BackendChoice, options: EngineOptions, without: readonly string[] = []) {
+  constructor(
+    choice: BackendChoice,
+    options: EngineOptions,
+    without: readonly string[] = [],
+    observer: Observer = new Observer(false),
+  ) {
     const deliver: Deliver = (count, slot, result) => this.#deliver(count, slot, result)
     const { backend, pairs } = startBackend(choice, options, deliver)
     this.options = options
     this.backend = backend
+    this.observer = observer
     this.kernel = new Kernel(() => backend.capabilities(), without)
     this.#pairs = pairs
     this.memory = new Memory(backend, options.allocBytes, (buffer) => this.#uses(buffer))
@@ -358,6 +366,16 @@ export class Operations {
    * sets memory free (the write to a FIFO that reads wait on).
    */
   begin(op: Operation): void {
+    if (op.begun === 0 && this.observer.watches) {
+      const traced = this.observer.begins(op)
+      this.#begin(op)
+      if (traced !== undefined) this.observer.staged(traced)
+    } else {
+      this.#begin(op)
+    }
+  }
+
+  #begin(op: Operation): void {
     const { forSlot, forMemory } = this.slots
     if (forMemory.head !== undefined && needsMemory(op)) this.#wait(op, WAITS_FOR_MEMORY)
     else if (op.slot < 0 && forSlot.head !== undefined) this.#wait(op, WAITS_FOR_SLOT)
@@ -428,11 +446,13 @@ export class Operations {
 
   /** Settles with an error. */
   fail(op: Operation, error: Error): void {
+    if (op.begun !== 0) this.observer.fails(op, error)
     this.settle(op, op.batch === undefined ? rejected(error) : error)
   }
 
   settle(op: Operation, value: unknown): void {
     const { resolve, file, other, companion, batch, index } = op
+    if (op.begun !== 0) this.observer.ends(op, value)
     if (op.limited) this.limits.release(op)
     if (companion !== undefined) this.slots.give(companion)
     this.slots.give(op)

@@ -6,6 +6,7 @@ import type { OperationName } from './capabilities.js'
 import { invalidArgType, invalidArgValue } from './errors.js'
 import { HIDEABLE } from './kernel.js'
 import type { EngineOptions } from './native.js'
+import { Observer } from './observer.js'
 import { engineSetup, type SetupOptions } from './setup.js'
 import { checkBoolean, checkInteger, checkOptions } from './validate.js'
 
@@ -59,6 +60,11 @@ export interface QueueOptions extends SetupOptions {
     /** Otherwise, until this many bytes were submitted in a turn of the event loop. */
     turnBytes?: number
   }
+  /**
+   * Keep histograms of how long operations take, by their names, in `queue.stats().latency`: two looks
+   * at the clock for each. Default false.
+   */
+  latency?: boolean
   /** Register files, and memory for direct files, with the ring. Default true. */
   register?: boolean
   /**
@@ -121,6 +127,12 @@ export function engineOptions(given: QueueOptions = {}): EngineOptions {
     register,
     ...engineSetup(given),
   }
+}
+
+/** Who watches the operations, besides those who trace them. */
+export function observerOf({ latency = false }: QueueOptions = {}): Observer {
+  checkBoolean(latency, 'options.latency')
+  return new Observer(latency)
 }
 
 /** Checks the names of operations to do without. */

@@ -2,11 +2,11 @@
  * The queue: a ring joined to this thread's event loop, its memory and its files. Checks arguments
  * and hands them to `operations.ts`.
  */
-import { OP_CLOSE, OP_TIMEOUT } from './backend.js'
+import { type Backend, OP_CLOSE, OP_TIMEOUT } from './backend.js'
 import { type BatchResult, type SubmitOptions, submit } from './batch.js'
 import type { BatchOperation, Result, ResultOf } from './batch-operation.js'
 import { type Capabilities, capabilitiesOf } from './capabilities.js'
-import { abortError, invalidArgValue, rejected, systemError, uringError } from './errors.js'
+import { invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import { File } from './file.js'
 import {
   type CloseOptions,
@@ -17,41 +17,29 @@ import {
   stateOf,
 } from './file-state.js'
 import { isDirect, parseMode, parsePath } from './flags.js'
-import { type RoundTripSummary, RoundTrips } from './histogram.js'
 import { checkLimits, type LimitOptions, type Limits } from './limits.js'
 import type { AllocBuffer } from './memory.js'
 import type { EngineOptions, EngineStats } from './native.js'
+import type { Latency } from './observer.js'
 import { op } from './op.js'
 import type { OpenSettings, PathLike } from './op-paths.js'
 import { Operations } from './operations.js'
-import { backendChoice, engineOptions, hiddenOperations, type QueueOptions } from './options.js'
+import {
+  backendChoice,
+  engineOptions,
+  hiddenOperations,
+  observerOf,
+  type QueueOptions,
+} from './options.js'
 import { Paths } from './paths.js'
 import { type ReplaceOptions, replaceFile } from './replace.js'
+import { nopRoundTrip, type RoundTripOptions, type RoundTripSummary } from './round-trip.js'
 import { run } from './run.js'
 import { probeBackend } from './start.js'
-import {
-  checkFunction,
-  checkInteger,
-  checkLength,
-  checkOptions,
-  checkSignal,
-  checkView,
-} from './validate.js'
+import { checkInteger, checkLength, checkOptions, checkView } from './validate.js'
 
 /** Options of {@link Queue.open}. */
 export interface OpenOptions extends LimitOptions, OpenSettings {}
-
-/** Options of {@link Queue.nopRoundTrip}. */
-export interface RoundTripOptions {
-  /** How many round trips to measure, 1 to 1e9. Default 100,000. */
-  samples?: number
-  /** How many are under way at once, 1 to 65,536. Default 1. */
-  concurrency?: number
-  /** Ends the measurement with an AbortError. */
-  signal?: AbortSignal
-  /** Called now and then with the number of round trips made and the number asked for. */
-  onProgress?: (done: number, samples: number) => void
-}
 
 /** What {@link Queue.stats} tells: counters since the queue was made, and gauges of now. */
 export interface QueueStats {
@@ -85,7 +73,12 @@ export interface QueueStats {
     result: { mappedBytes: number; usedBytes: number }
     registeredBytes: number
   }
+  /** With the option `latency`: how long operations took, by the names that they have in errors. */
+  latency?: Record<string, Latency>
 }
+
+/** What is below a queue; for the rooms beside it. */
+export let backendOf: (queue: Queue) => Backend
 
 /**
  * A ring with its memory and its files, for the thread that makes it. Everything staged in one turn
@@ -101,9 +94,18 @@ export class Queue extends Paths {
   #closing: Promise<void> | undefined
   #capabilities: Capabilities | undefined
 
+  static {
+    backendOf = (queue) => queue.#operations.backend
+  }
+
   constructor(options?: QueueOptions) {
     const asked = engineOptions(options)
-    const operations = new Operations(backendChoice(options), asked, hiddenOperations(options))
+    const operations = new Operations(
+      backendChoice(options),
+      asked,
+      hiddenOperations(options),
+      observerOf(options),
+    )
     super(operations)
     this.#options = asked
     this.#operations = operations
@@ -247,49 +249,11 @@ export class Queue extends Paths {
   }
 
   /**
-   * Measures nops: how long one takes from the call to its promise, and how many there are a second.
-   * Rejects with an AbortError, or with what `onProgress` throws.
+   * Measures nops: how long one takes from the call to its promise, with `stages` also where the time
+   * goes, and how many there are a second. Rejects with an AbortError, or with what `onProgress` throws.
    */
-  nopRoundTrip(options: RoundTripOptions = {}): Promise<RoundTripSummary> {
-    checkOptions(options)
-    const { samples = 100_000, concurrency = 1, signal, onProgress } = options
-    checkInteger(samples, 'options.samples', 1, 1e9)
-    checkInteger(concurrency, 'options.concurrency', 1, 65_536)
-    if (signal !== undefined) checkSignal(signal)
-    if (onProgress !== undefined) checkFunction(onProgress, 'options.onProgress')
-    if (signal?.aborted) return rejected(abortError(signal))
-    return this.#nopRoundTrip(samples, concurrency, signal, onProgress)
-  }
-
-  async #nopRoundTrip(
-    samples: number,
-    concurrency: number,
-    signal: AbortSignal | undefined,
-    onProgress: RoundTripOptions['onProgress'],
-  ): Promise<RoundTripSummary> {
-    const trips = new RoundTrips(samples)
-    let [started, done, elapsedNs] = [0, 0, 0]
-    const worker = async (until: number): Promise<void> => {
-      while (started < until && !signal?.aborted) {
-        started++
-        const from = performance.now()
-        await this.nop()
-        trips.add((performance.now() - from) * 1e6)
-        done++
-      }
-    }
-    while (done < samples) {
-      const until = Math.min(samples, started + trips.room)
-      const from = performance.now()
-      await Promise.all(
-        Array.from({ length: Math.min(concurrency, until - started) }, () => worker(until)),
-      )
-      elapsedNs += (performance.now() - from) * 1e6
-      if (signal?.aborted) throw abortError(signal)
-      trips.drain()
-      onProgress?.(done, samples)
-    }
-    return trips.finish(elapsedNs, concurrency)
+  nopRoundTrip(options?: RoundTripOptions): Promise<RoundTripSummary> {
+    return nopRoundTrip(this.#operations.backend, () => this.nop(), options)
   }
 
   // ---- durability ---------------------------------------------------------------------------
@@ -363,7 +327,8 @@ export class Queue extends Paths {
 
   /** Counters and gauges; see {@link QueueStats}. */
   stats(): QueueStats {
-    const { backend, slots, transfers } = this.#operations
+    const { backend, slots, transfers, observer } = this.#operations
+    const latency = observer.latency()
     const engine = backend.stats() ?? this.#lastStats
     if (engine === undefined) throw uringError('ERR_URING_CLOSED')
     return {
@@ -388,6 +353,7 @@ export class Queue extends Paths {
         result: { mappedBytes: engine.resultMappedBytes, usedBytes: engine.resultUsedBytes },
         registeredBytes: engine.registeredBytes,
       },
+      ...(latency && { latency }),
     }
   }
 

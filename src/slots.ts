@@ -6,6 +6,7 @@ import type { Batch } from './batch.js'
 import type { FileState } from './file-state.js'
 import type { Watch } from './limits.js'
 import type { ManyPart } from './many.js'
+import type { OperationMessage } from './observer.js'
 
 /** How an operation goes on when its completion comes. */
 export const KIND_NOP = 0
@@ -58,6 +59,9 @@ export class Operation {
   rest: readonly Operation[] | undefined = undefined
   /** Flags and modifiers beside the opcode. */
   flags = 0
+  /** While somebody watches: when it began, by performance.now(), else 0; and what subscribers get. */
+  begun = 0
+  message: OperationMessage | undefined = undefined
   /** Whether a signal or a deadline watches over it; then those, and its places with them. */
   limited = false
   watch: Watch | undefined = undefined

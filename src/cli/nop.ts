@@ -3,9 +3,10 @@
  * while they run, and sums up at the end or at ctrl-C.
  */
 import { release } from 'node:os'
-import { type RoundTripSummary, RoundTrips } from '../histogram.js'
-import { Queue } from '../queue.js'
-import { type Command, integer, manifest, parse } from './command.js'
+import type { Durations } from '../histogram.js'
+import { backendOf, Queue } from '../queue.js'
+import { type RoundTripStages, type RoundTripSummary, RoundTrips } from '../round-trip.js'
+import { type Command, integer, manifest, parse, UsageError } from './command.js'
 import { Distribution, draw } from './distribution.js'
 import { onInterrupt } from './ending.js'
 import { Progress, painter, table, widthOf } from './terminal.js'
@@ -20,11 +21,13 @@ const WARM_UP = 10_000
 const USAGE = `\
 node-uring nop: how long a nop takes to the kernel and back
 
-Usage: npx node-uring nop [--count N] [--concurrency N] [--json]
+Usage: npx node-uring nop [--count N] [--concurrency N | --stages] [--json]
 
   --count N, -n        how many; if not given until ctrl-C, and ${count(COUNT_UNSEEN)}
                        where the output is not a terminal
   --concurrency N, -c  how many are under way at once, 1 to 65,536 (1)
+  --stages, -s         where the time of each goes, one at a time, between JavaScript
+                       and the kernel
   --json               the result as one JSON object, durations in nanoseconds
 
 A nop is measured from the call to its promise; ${count(WARM_UP)} run before that begins.
@@ -39,15 +42,24 @@ export const nop: Command = {
     const { values } = parse(args, {
       count: { type: 'string', short: 'n' },
       concurrency: { type: 'string', short: 'c', default: '1' },
+      stages: { type: 'boolean', short: 's', default: false },
       json: { type: 'boolean', default: false },
     })
     const concurrency = integer(values.concurrency, '--concurrency', 1, 65_536)
     const unlimited = process.stdout.isTTY ? Infinity : COUNT_UNSEEN
     const samples =
       values.count === undefined ? unlimited : integer(values.count, '--count', 1, COUNT_MAX)
+    if (values.stages && concurrency !== 1) {
+      throw new UsageError('--stages measures one nop at a time: leave --concurrency out')
+    }
     const queue = new Queue({ backend: 'io_uring' })
     try {
-      const { summary, distribution, interrupted } = await measure(queue, samples, concurrency)
+      const { summary, distribution, interrupted } = await measure(
+        queue,
+        samples,
+        concurrency,
+        values.stages,
+      )
       const rows = distribution.rows()
       if (values.json)
         print(JSON.stringify({ ...where(), ...summary, interrupted, histogram: rows }, null, 2))
@@ -65,38 +77,34 @@ interface Result {
 }
 
 /** Sends `samples` nops round, `concurrency` at once. */
-async function measure(queue: Queue, samples: number, concurrency: number): Promise<Result> {
+async function measure(
+  queue: Queue,
+  samples: number,
+  concurrency: number,
+  stages: boolean,
+): Promise<Result> {
   const progress = new Progress()
   const distribution = new Distribution()
   const trips = new RoundTrips(samples, (ns) => distribution.add(ns))
-  let [started, done, elapsedNs, interrupted] = [0, 0, 0, false]
+  let interrupted = false
   const uninterruptible = onInterrupt(() => {
     interrupted = true
   })
-  await queue.nopRoundTrip({ samples: Math.min(WARM_UP, samples), concurrency })
-
-  const lane = async (until: number): Promise<void> => {
-    while (started < until && !interrupted) {
-      started++
-      const from = performance.now()
-      await queue.nop()
-      trips.add((performance.now() - from) * 1e6)
-      done++
-    }
+  await queue.nopRoundTrip({ samples: Math.min(WARM_UP, samples), concurrency, stages })
+  const plan = {
+    samples,
+    concurrency,
+    isOver: () => interrupted,
+    onBlock: () => {
+      if (progress.isSeen) progress.show(() => live(trips.summary(concurrency), samples))
+    },
   }
-  while (done < samples && !interrupted) {
-    const until = Math.min(samples, started + trips.room)
-    const from = performance.now()
-    await Promise.all(
-      Array.from({ length: Math.min(concurrency, until - started) }, () => lane(until)),
-    )
-    elapsedNs += (performance.now() - from) * 1e6
-    trips.drain()
-    if (progress.isSeen) progress.show(() => live(trips.finish(elapsedNs, concurrency), samples))
-  }
+  const nop = () => queue.nop()
+  if (stages) await trips.runInStages(nop, plan, backendOf(queue))
+  else await trips.run(nop, plan)
   progress.clear()
   uninterruptible()
-  return { summary: trips.finish(elapsedNs, concurrency), distribution, interrupted }
+  return { summary: trips.summary(concurrency), distribution, interrupted }
 }
 
 /** The line that is seen while it runs. */
@@ -106,8 +114,25 @@ function live({ samples, opsPerSecond, ns }: RoundTripSummary, wanted: number): 
   return [`${about(samples)}${of} nops`, `${about(opsPerSecond)}/s`, ...times].join('   ')
 }
 
+const STAGES: readonly [keyof RoundTripStages, string][] = [
+  ['stage', 'call to staged'],
+  ['enter', 'staged to enter'],
+  ['complete', 'enter to completion'],
+  ['settle', 'completion to promise'],
+]
+
+/** A table of durations, a name before each row. */
+function durationsTable(rows: readonly [string, Durations][]): string[] {
+  const heads = ['', 'min', 'mean', 'p50', 'p90', 'p99', 'p99.9', 'max']
+  const cells = rows.map(([name, ns]) => [
+    name,
+    ...[ns.min, ns.mean, ns.p50, ns.p90, ns.p99, ns.p999, ns.max].map(duration),
+  ])
+  return table([heads, ...cells], new Set(heads.keys())).split('\n')
+}
+
 function report(
-  { samples, concurrency, opsPerSecond, ns }: RoundTripSummary,
+  { samples, concurrency, opsPerSecond, ns, stages }: RoundTripSummary,
   rows: Parameters<typeof draw>[0],
   interrupted: boolean,
 ): string {
@@ -115,10 +140,9 @@ function report(
   const how = concurrency === 1 ? 'one at a time' : `${count(concurrency)} at once`
   const heading = `${count(samples)} nops, ${how}${interrupted ? ' (interrupted)' : ''}`
   if (samples === 0) return heading
-  const names = ['min', 'mean', 'p50', 'p90', 'p99', 'p99.9', 'max']
-  const values = [ns.min, ns.mean, ns.p50, ns.p90, ns.p99, ns.p999, ns.max].map(duration)
-  const columns = new Set(names.keys())
-  const [header = '', ...cells] = table([names, values], columns).split('\n')
+  const parts: [string, Durations][] =
+    stages === undefined ? [] : STAGES.map(([key, name]) => [name, stages[key]])
+  const [header = '', ...cells] = durationsTable([...parts, [parts.length > 0 ? 'all' : '', ns]])
   return [
     paint('bold', heading),
     draw(rows, Math.min(widthOf(process.stdout), 100), paint),

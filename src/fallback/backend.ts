@@ -266,6 +266,12 @@ export class NodeBackend implements Backend {
     return undefined
   }
 
+  // There is no kernel queue to enter, and nothing comes out of one.
+  measure(): void {}
+  stamps(): null {
+    return null
+  }
+
   setWanted(wanted: boolean): void {
     this.#turns.setWanted(wanted)
   }

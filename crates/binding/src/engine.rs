@@ -77,6 +77,15 @@ pub struct EngineStats {
     pub registered_bytes: f64,
 }
 
+/// When operations went to the kernel and were found complete, in nanoseconds of `process.hrtime`.
+#[napi(object)]
+pub struct EngineStamps {
+    /// What was staged last was in the submission queue, and enter was next.
+    pub entered_ns: f64,
+    /// Completions were found last, before they were handed over.
+    pub reaped_ns: f64,
+}
+
 /// An engine: a ring joined to this thread's event loop.
 #[napi]
 pub struct Engine {
@@ -201,6 +210,24 @@ impl Engine {
     #[napi]
     pub fn is_staged(&self, slot: u32) -> bool {
         self.with(|core| core.is_staged(slot)).unwrap_or(false)
+    }
+
+    /// Notes from now on the two moments that `stamps` gives, or no longer.
+    #[napi]
+    pub fn measure(&self, on: bool) {
+        self.with(|core| core.measure(on));
+    }
+
+    /// The last of the moments that `measure` notes; null when closed.
+    #[napi]
+    pub fn stamps(&self) -> Option<EngineStamps> {
+        self.with(|core| {
+            let stamps = core.stamps();
+            EngineStamps {
+                entered_ns: stamps.entered_ns as f64,
+                reaped_ns: stamps.reaped_ns as f64,
+            }
+        })
     }
 
     /// `queue.ref()` (true) and `queue.unref()` (false).

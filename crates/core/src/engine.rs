@@ -14,6 +14,7 @@ mod polled;
 mod publish;
 mod registered;
 mod stage;
+mod stamps;
 mod turn;
 
 use std::collections::VecDeque;
@@ -35,10 +36,12 @@ use gather::Gather;
 use order::Order;
 use polled::Polled;
 use registered::register_file_table;
+use stamps::Clock;
 
 pub use inline::InlinePolicy;
 pub use many::ManyRequest;
 pub use pipe::Pipe;
+pub use stamps::Stamps;
 
 /// Completions handed over at once.
 pub const BATCH_MAX: usize = 4096;
@@ -191,6 +194,7 @@ pub struct Engine {
     /// polls. One look at this is all that they cost everybody else.
     plain: bool,
     gather: Gather,
+    clock: Clock,
     stats: Stats,
 }
 
@@ -263,6 +267,7 @@ impl Engine {
                 && options.reap == Reap::Eventfd,
             gather: Gather::new(options.flush_delay),
             polling_as: setup.sqpoll.map(|_| Credentials::of_now()),
+            clock: Clock::default(),
             stats: Stats::default(),
         })
     }

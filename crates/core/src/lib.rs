@@ -24,7 +24,7 @@ pub mod waiter;
 
 pub use arena::{Arena, ArenaOptions, ChunkId, Mapping, Pool};
 pub use capabilities::{Capabilities, Limits};
-pub use engine::{Completion, Engine, EngineOptions, Reap, Stats, Turn};
+pub use engine::{Completion, Engine, EngineOptions, Reap, Stamps, Stats, Turn};
 pub use files::FileHandle;
 pub use operation::{Opcode, Refusal, Request};
 pub use setup::{OperationSet, Setup, SqPoll, TaskRun};

@@ -5,6 +5,7 @@
 
 mod descriptors;
 mod entries;
+mod keeper;
 mod registration;
 
 use std::io;
@@ -99,6 +100,7 @@ impl Ring {
             ring.granted.registered_descriptor = registered.is_ok();
             ring.note_refused("REGISTER_RING_FDS", registered);
         }
+        keeper::keep();
         Ok(ring)
     }
 

@@ -5,8 +5,8 @@
 import { closeSync, openSync, readSync } from 'node:fs'
 import type { Capabilities } from '../../capabilities.js'
 import { UringError } from '../../errors.js'
-import type { RoundTripSummary } from '../../histogram.js'
 import { Queue } from '../../queue.js'
+import type { RoundTripSummary } from '../../round-trip.js'
 import type { Unavailable } from '../../unavailable.js'
 
 const SAMPLES = 2000

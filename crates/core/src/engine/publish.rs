@@ -16,7 +16,11 @@ impl Engine {
         if !self.publish_cancels() || !self.publish_urgent() {
             return;
         }
+        let any_staged = !self.staged.is_empty();
         self.publish_staged();
+        if any_staged {
+            self.clock.note_entered();
+        }
         if !self.plain && self.staged.is_empty() {
             self.gather.begin_anew();
         }

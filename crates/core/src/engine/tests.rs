@@ -231,3 +231,23 @@ fn the_arithmetic_of_cuts() {
         }
     }
 }
+
+#[test]
+fn the_moments_of_a_nop_are_noted_in_their_order_while_somebody_measures() {
+    let mut engine = engine(8);
+    stage(&mut engine, &nop(0, 0));
+    settle(&mut engine);
+    assert_eq!(engine.stamps(), Stamps::default(), "nobody measures");
+    engine.measure(true);
+    stage(&mut engine, &nop(0, 0));
+    settle(&mut engine);
+    let first = engine.stamps();
+    assert!(0 < first.entered_ns && first.entered_ns <= first.reaped_ns, "{first:?}");
+    stage(&mut engine, &nop(0, 0));
+    settle(&mut engine);
+    let second = engine.stamps();
+    assert!(first.reaped_ns <= second.entered_ns, "{first:?} {second:?}");
+    assert!(second.entered_ns <= second.reaped_ns, "{second:?}");
+    engine.measure(false);
+    assert_eq!(engine.stamps(), Stamps::default());
+}

@@ -107,9 +107,13 @@ impl Engine {
         if !self.plain {
             self.collect_polled();
         }
-        let Self { out, stats, .. } = self;
+        let Self { out, stats, clock, .. } = self;
         stats.completed += out.len() as u64;
-        !out.is_empty()
+        if out.is_empty() {
+            return false;
+        }
+        clock.note_reaped();
+        true
     }
 
     /// What the last [`Turn::Deliver`] hands over.
