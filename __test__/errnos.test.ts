@@ -90,27 +90,24 @@ injectable(
   },
 )
 
-injectable(
-  'an errno of setup, at one call or at every, is told or met with less',
-  async (t) => {
-    t.timeout(100_000)
-    await each(pairs(SETUP, ['1', '2', '3', '1+']), async ([errno, when]) => {
-      const { ended, told } = await refuse(t, 'two', `io_uring_setup:error=${errno}:when=${when}`)
-      assertEnded(t, ended, {}, `with ${errno} for setup ${when} it`)
-      const refused = `ERR_URING_UNAVAILABLE ${errno}`
-      // With EINVAL other flags are tried, and with ENOMEM a smaller ring.
-      const once = errno === 'EINVAL' || errno === 'ENOMEM' ? 'made' : refused
-      // The second ring is the one that the thread keeps beside its first: it does without.
-      const expected = {
-        '1': [once, 'made'],
-        '2': ['made', 'made'],
-        '3': ['made', once],
-        '1+': [refused, refused],
-      }[when]
-      t.deepEqual(told[0]?.['told'], expected, `${errno} ${when}`)
-    })
-  },
-)
+injectable('an errno of setup, at one call or at every, is told or met with less', async (t) => {
+  t.timeout(100_000)
+  await each(pairs(SETUP, ['1', '2', '3', '1+']), async ([errno, when]) => {
+    const { ended, told } = await refuse(t, 'two', `io_uring_setup:error=${errno}:when=${when}`)
+    assertEnded(t, ended, {}, `with ${errno} for setup ${when} it`)
+    const refused = `ERR_URING_UNAVAILABLE ${errno}`
+    // With EINVAL other flags are tried, and with ENOMEM a smaller ring.
+    const once = errno === 'EINVAL' || errno === 'ENOMEM' ? 'made' : refused
+    // The second ring is the one that the thread keeps beside its first: it does without.
+    const expected = {
+      '1': [once, 'made'],
+      '2': ['made', 'made'],
+      '3': ['made', once],
+      '1+': [refused, refused],
+    }[when]
+    t.deepEqual(told[0]?.['told'], expected, `${errno} ${when}`)
+  })
+})
 
 injectable(
   'an errno of register, at one call, is done without; at every call, is told',

@@ -425,16 +425,20 @@ test('a deadline ends what is with the kernel, waits for a slot, or waits for me
   const waits = rejection(stream.readAt(Buffer.alloc(10), 0, { timeoutMs: 25 }))
   t.is(queue.stats().waiting, 1)
   t.is((await waits).code, 'ERR_URING_TIMEOUT')
-  // All slots are taken.
-  const mine = queue.alloc(SLOTS)
-  const reads = Array.from({ length: SLOTS }, (_, i) => stream.readAt(mine.subarray(i, i + 1), 0))
-  const all = Promise.allSettled(reads)
+  // All slots are taken, by what needs no memory.
+  const mine = queue.alloc(5)
+  const controller = new AbortController()
+  const { signal } = controller
+  const sleeps = Array.from({ length: SLOTS }, () => queue.sleep(600_000, { signal }))
+  const all = Promise.allSettled(sleeps)
   const before = queue.stats().waiting
+  t.true(before > 0)
   const nop = queue.nop({ timeoutMs: 40 })
-  const write = file(queue, t).then((it) => it.writeAt(mine.subarray(0, 5), 0, { timeoutMs: 40 }))
+  const write = file(queue, t).then((it) => it.writeAt(mine, 0, { timeoutMs: 40 }))
   write.catch(() => {})
   t.is((await rejection(nop)).code, 'ERR_URING_TIMEOUT')
   t.true(queue.stats().waiting >= before)
+  controller.abort()
   await stream.close({ timeoutMs: 0 })
   await Promise.all([outcome, all])
   await write.catch(() => {})

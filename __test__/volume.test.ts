@@ -3,7 +3,7 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import { setImmediate } from 'node:timers/promises'
+import { setImmediate, setTimeout } from 'node:timers/promises'
 import fc from 'fast-check'
 import type { Queue, QueueOptions } from 'node-uring'
 import { childJson } from './helpers/child.js'
@@ -12,7 +12,7 @@ import { pattern, random } from './helpers/random.js'
 import { assertIdle, type Caught, isPending, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
-import test, { type ExecutionContext } from './helpers/test.js'
+import test, { BACKEND, type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
 const GUARD = 0xa5
@@ -384,22 +384,29 @@ for (const [what, memory] of Object.entries(MEMORIES)) {
 
   test(`readMany of a FIFO ends by its signal, and what had come is there, ${what}`, async (t) => {
     const queue = ring(t)
-    const stream = await queue.open(fifo(t), 'r+')
+    const name = fifo(t)
+    const stream = await queue.open(name, 'r+')
     fs.writeSync(stream.fd, Buffer.alloc(30, 7))
     const target = memory(queue, 4000)
     const controller = new AbortController()
-    const { submitted } = queue.stats()
     const { signal } = controller
+    const { submitted } = queue.stats()
+    const begun = submitted + (BACKEND === 'io_uring' ? 400 : 1)
     const reading = rejection(stream.readMany(new Float64Array(400), 10, target, { signal }))
-    while (queue.stats().submitted < submitted + 400) await setImmediate()
+    while (queue.stats().submitted < begun) await setImmediate()
+    // node:fs may not have come to the three that there are bytes for: they are taken back then.
+    await setTimeout(50)
     controller.abort()
     const error = await reading
     t.is(error.code, 'ABORT_ERR')
     t.is(error.bytesWritten, undefined)
-    t.deepEqual(
-      [7, GUARD].map((value) => target.filter((byte) => byte === value).length),
-      [30, 3970],
-    )
+    const came = target.filter((byte) => byte === 7).length
+    t.is(target.filter((byte) => byte === GUARD).length, 4000 - came)
+    t.true(BACKEND === 'node:fs' || came === 30)
+    // Nothing is lost, and nothing is there twice.
+    const rest = fs.openSync(name, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK)
+    t.teardown(() => fs.closeSync(rest))
+    if (came < 30) t.is(fs.readSync(rest, Buffer.alloc(31)), 30 - came)
     assertIdle(t, queue)
   })
 
@@ -408,11 +415,13 @@ for (const [what, memory] of Object.entries(MEMORIES)) {
     const stream = await queue.open(fifo(t), 'r+')
     fs.writeSync(stream.fd, Buffer.alloc(25, 7))
     const target = memory(queue, 40)
-    const reading = stream.readMany(new Float64Array(4), 10, target)
+    // What comes before all of them have begun would fill the third of a call of four.
+    const counts = [...(await stream.readMany(new Float64Array(3), 10, target))]
+    t.deepEqual(counts.sort(), [10, 10, 5].sort())
+    const reading = stream.readMany(new Float64Array(1), 10, target.subarray(30))
     t.true(await isPending(reading))
     fs.writeSync(stream.fd, Buffer.alloc(3, 8))
-    const counts = [...(await reading)].sort()
-    t.deepEqual(counts, [10, 10, 3, 5].sort())
+    t.deepEqual([...(await reading)], [3])
     t.is(target.filter((byte) => byte === GUARD).length, 12)
     assertIdle(t, queue)
   })

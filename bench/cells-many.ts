@@ -28,6 +28,7 @@ import {
   nopsAtOnce,
   nopsTogether,
   readManys,
+  submits,
   timerGapsBeside,
   times,
 } from './loops.js'
@@ -57,9 +58,7 @@ async function nopsGroup(bench: Bench): Promise<void> {
     sides: {
       ring: inProcess('node-uring', (n) => nopsAtOnce(queue, BATCH, n)),
       together: inProcess('node-uring, Promise.all', (n) => nopsTogether(queue, BATCH, n)),
-      submit: inProcess('node-uring, submit', async (n) => {
-        for (let left = n; left > 0; left -= BATCH) await queue.submit(batch)
-      }),
+      submit: inProcess('node-uring, submit', (n) => submits(queue, batch, n)),
       c: floorSide(`C, batch ${BATCH}`, bench.floor, 'nop', '--batch', `${BATCH}`),
     },
     rows: [
@@ -107,6 +106,13 @@ async function manyGroup(bench: Bench): Promise<void> {
     rows: [
       { cell, measure: 'time', ours: 'ring', theirs: 'c', target: { atMost: 1.1 } },
       { cell, measure: 'rate', ours: 'ring', theirs: 'promises', target: { atLeast: 5 } },
+      {
+        cell: `${cell}, plain memory`,
+        measure: 'rate',
+        ours: 'plain',
+        theirs: 'promises',
+        target: { atLeast: 3.5 },
+      },
     ],
   })
   await close()

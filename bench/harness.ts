@@ -108,14 +108,19 @@ export async function compete(
   return { measured: [...taken.values()], findings: contest.rows.map((row) => compare(row, taken)) }
 }
 
-/** Runs the side until it is warm; returns how many operations fill a round. */
+/**
+ * Runs the side until it is warm; returns how many operations fill a round. Two runs in a row have to
+ * say so: on a busy machine a first one that was held up for half a round would leave the side with
+ * rounds of one cold batch.
+ */
 async function calibrate(side: Side, roundMs: number): Promise<number> {
-  let operations = 256
+  let [operations, agreed] = [256, 0]
   for (;;) {
     const { wallNs } = await side.run(operations)
     const elapsedMs = (wallNs * operations) / 1e6
     const wanted = Math.ceil((operations * roundMs) / Math.max(elapsedMs, 1e-3))
-    if (elapsedMs >= roundMs / 2) return wanted
+    agreed = elapsedMs >= roundMs / 2 ? agreed + 1 : 0
+    if (agreed === 2) return wanted
     operations = Math.min(wanted, operations * 8)
   }
 }

@@ -5,7 +5,7 @@
  */
 import { fdatasyncSync, read, readSync, write, writeSync } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
-import type { File, Queue } from 'node-uring'
+import type { BatchOperation, File, Queue } from 'node-uring'
 
 /** Blocks of a file, visited in a random order that is the same for every side. */
 export class Blocks {
@@ -72,9 +72,10 @@ export async function nopsAtOnce(queue: Queue, batch: number, operations: number
 
 /** Nops, so many begun at once and awaited together, one such batch after the other. */
 export async function nopsTogether(queue: Queue, batch: number, operations: number): Promise<void> {
-  const under = new Array<Promise<void>>(batch)
+  const under = new Array<Promise<void>>(Math.min(batch, operations))
   for (let left = operations; left > 0; left -= batch) {
-    for (let i = 0; i < batch; i++) under[i] = queue.nop()
+    under.length = Math.min(batch, left)
+    for (let i = 0; i < under.length; i++) under[i] = queue.nop()
     await Promise.all(under)
   }
 }
@@ -152,6 +153,17 @@ export async function handleWrites(
   await Promise.all(buffers.map(loop))
 }
 
+/** One list of operations after the other, the last as far as there are any left. */
+export async function submits(
+  queue: Queue,
+  list: readonly BatchOperation[],
+  operations: number,
+): Promise<void> {
+  for (let left = operations; left > 0; left -= list.length) {
+    await queue.submit(left < list.length ? list.slice(0, left) : list)
+  }
+}
+
 /** Reads of equal length into `target`, as many by each call as it has room for. */
 export async function readManys(
   file: File,
@@ -161,11 +173,12 @@ export async function readManys(
   operations: number,
 ): Promise<void> {
   const batch = Math.floor(target.length / length)
-  const positions = new Float64Array(batch)
+  let positions = new Float64Array(batch)
   for (let left = operations; left > 0; left -= batch) {
-    for (let i = 0; i < batch; i++) positions[i] = blocks.next()
+    if (left < batch) positions = positions.subarray(0, left)
+    for (let i = 0; i < positions.length; i++) positions[i] = blocks.next()
     const counts = await file.readMany(positions, length, target)
-    for (let i = 0; i < batch; i++) check(counts[i] as number, length)
+    for (const count of counts) check(count, length)
   }
 }
 
@@ -177,7 +190,8 @@ export async function handleReadsTogether(
   operations: number,
 ): Promise<void> {
   for (let left = operations; left > 0; left -= buffers.length) {
-    const reads = buffers.map((buffer) => handle.read(buffer, 0, buffer.length, blocks.next()))
+    const targets = left < buffers.length ? buffers.slice(0, left) : buffers
+    const reads = targets.map((buffer) => handle.read(buffer, 0, buffer.length, blocks.next()))
     for (const { bytesRead } of await Promise.all(reads)) check(bytesRead, buffers[0]?.length ?? 0)
   }
 }

@@ -68,7 +68,10 @@ function timeoutError(syscall: string, timeoutMs: number, bytesWritten?: number)
   return withoutFrames(() => uringError('ERR_URING_TIMEOUT', { syscall, timeoutMs, bytesWritten }))
 }
 
-/** One signal, and the operations of one queue that it watches over. */
+/**
+ * One signal, and the operations of one queue that it watches over: a list like `Line`, by other fields,
+ * since an operation may be in both. A Set in its place made a cached 4 KiB read 1.12 times as long.
+ */
 export class Watch {
   /** From the oldest on, as the engine likes to be asked for cancels. */
   head: Operation | undefined = undefined

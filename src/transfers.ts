@@ -41,7 +41,7 @@ import {
 const { EAGAIN, EBADF, ECANCELED, EIO } = ERRNO
 /** Most bytes that are bounced at once: longer transfers go in pieces. */
 const BOUNCE_PIECE_BYTES = 1 << 20
-/** The smallest chunk, and the largest that is of a power of two. `crates/core/src/arena.rs`. */
+/** The smallest chunk, and the largest that is of a power of two. `crates/core/src/arena/slab.rs`. */
 const PAGE_BYTES = 4096
 const LARGEST_SLAB_BYTES = 4 << 20
 /** Results of `bytesAt` from this length on are given away instead of copied. */

@@ -29,6 +29,8 @@ export interface GuestOptions {
   readonly before?: string
   /** Drives, /dev/nvme0n1 and on: each a value of qemu's `-drive`, such as `file=x,format=raw`. */
   readonly drives?: readonly string[]
+  /** Words for the kernel's command line, such as `nvme.poll_queues=1`. */
+  readonly kernelArguments?: readonly string[]
   /** Called with each line that the guest prints. */
   readonly onLine?: (line: string, guest: Guest) => void
   /** Which Node, and which binding. Default: those of this machine. */
@@ -55,6 +57,8 @@ export interface Guest {
 
 const EXIT = 'guest: exit '
 const MEMORY_MIB = 1024
+/** panic: the machine resets, which ends qemu. */
+const KERNEL_ARGUMENTS = 'loglevel=1 panic=-1 rdinit=/init'
 
 /** What differs between machines: qemu's program and machine, and the name of the serial line. */
 const MACHINES = {
@@ -88,7 +92,8 @@ export function prepareGuest(kernel: KernelName, runtime: Runtime = ownRuntime()
 
 /** Boots a guest. Throws `Missing` where that cannot be. */
 export function boot(options: GuestOptions): Guest {
-  const { kernel, drives = [], runtime = ownRuntime(), timeoutMs = 120_000 } = options
+  const { kernel, drives = [], kernelArguments = [], timeoutMs = 120_000 } = options
+  const { runtime = ownRuntime() } = options
   prepareGuest(kernel, runtime)
   const folder = mkdtempSync(path.join(os.tmpdir(), 'node-uring-guest-'))
   const initrd = path.join(folder, 'initrd')
@@ -101,8 +106,7 @@ export function boot(options: GuestOptions): Guest {
       ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-serial', 'stdio'],
       ...[...machine, '-accel', 'tcg', '-m', String(MEMORY_MIB)],
       ...['-kernel', kernelImage(kernel, runtime.architecture), '-initrd', initrd],
-      // panic: the machine resets, which ends qemu.
-      ...['-append', `console=${console} loglevel=1 panic=-1 rdinit=/init`],
+      ...['-append', [`console=${console} ${KERNEL_ARGUMENTS}`, ...kernelArguments].join(' ')],
       ...drives.flatMap((drive, index) => [
         ...['-drive', `${drive},if=none,id=drive${index}`],
         ...['-device', `nvme,drive=drive${index},serial=${index}`],

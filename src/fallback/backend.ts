@@ -250,7 +250,8 @@ export class NodeBackend implements Backend {
     if (this.#closed) return REFUSED_CLOSED
     const request = this.#turns.at(slot)
     if (request === undefined) return REFUSED_SLOT_RANGE
-    this.#cancels++
+    // As the engine, which asks the kernel for none of what was not submitted.
+    if (request.begun) this.#cancels++
     this.#turns.cancel(request)
     return undefined
   }

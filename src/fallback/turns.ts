@@ -54,7 +54,7 @@ export class Turns {
   #closed = false
   /** Requests that node:fs or a timer has. */
   running = 0
-  /** Requests that are not delivered yet. */
+  /** Requests that are not delivered yet, quiet ones aside. */
   inFlight = 0
   submitted = 0
   completed = 0
@@ -76,8 +76,8 @@ export class Turns {
   /** Takes a request in; its slot is free. */
   enter(request: Request): void {
     this.#bySlot[request.slot] = request
-    this.inFlight++
     const quiet = isQuiet(request)
+    if (!quiet) this.inFlight++
     if (this.#open !== undefined && !quiet) this.#open.next = request
     // Quiet ones go before everything, and a chain that is not whole stays the last.
     else if (quiet) this.#staged.unshift(request)
@@ -272,11 +272,11 @@ export class Turns {
       left -= batch.length
       for (const [i, { request, result }] of batch.entries()) {
         this.#bySlot[request.slot] = undefined
+        if (!isQuiet(request)) this.inFlight--
         this.#pairs[2 * i] = request.slot
         this.#pairs[2 * i + 1] = result
       }
       this.completed += batch.length
-      this.inFlight -= batch.length
       const [first] = batch
       if (batch.length > 1 || first === undefined) this.#deliver(batch.length, 0, 0)
       else this.#deliver(1, first.request.slot, first.result)

@@ -6,24 +6,27 @@
 
 mod end;
 mod gather;
+mod inline;
 mod many;
 mod order;
 mod pipe;
 mod polled;
 mod post;
+mod publish;
+mod registered;
 mod stage;
 mod stamps;
 mod turn;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use crate::arena::{Arena, ArenaOptions, Pool};
+use crate::arena::{Arena, ArenaOptions};
 use crate::capabilities::{Capabilities, Limits};
 use crate::credentials::Credentials;
-use crate::files::{BadFile, FileHandle, Files};
+use crate::files::Files;
 use crate::in_flight::{InFlight, Payload};
 use crate::peers::Peer;
 use crate::reaper::Reaper;
@@ -34,22 +37,19 @@ use crate::waiter::Waiter;
 use gather::Gather;
 use order::Order;
 use polled::Polled;
+use registered::register_file_table;
 use stamps::Clock;
 
+pub use inline::InlinePolicy;
 pub use many::ManyRequest;
 pub use pipe::Pipe;
 pub use stamps::Stamps;
-pub use turn::InlinePolicy;
 
 /// Completions handed over at once.
 pub const BATCH_MAX: usize = 4096;
 /// In place of a slot in a [`Completion`]: it is no operation's, and its result is a message that another
 /// engine has posted ([`crate::Opcode::MsgRing`]).
 pub const MESSAGE_SLOT: u32 = u32::MAX;
-/// Places in the registered file table; files past it are named by descriptor.
-const REGISTERED_FILES: u32 = 1024;
-/// Places in the registered buffer table; slabs past it are used unregistered.
-const REGISTERED_SLABS: u32 = 4096;
 
 /// Operations of a chain, at most, with a polling thread. One that several rings share takes so many
 /// entries of each at a time (`IORING_SQPOLL_CAP_ENTRIES_VALUE` in the kernel), and a chain that it
@@ -287,75 +287,6 @@ impl Engine {
 
     // ---- what operations leave ----------------------------------------------------------------
 
-    /// Takes the file that the open at `slot` gave into the table.
-    ///
-    /// # Errors
-    /// [`BadFile`]; the descriptor is closed then.
-    pub fn take_opened(&mut self, slot: u32) -> Result<(FileHandle, RawFd), BadFile> {
-        match self.in_flight.take_payload(slot) {
-            Some(Payload::Opened { descriptor, direct }) => self.add_file(descriptor, direct),
-            _ => Err(BadFile::Unknown),
-        }
-    }
-
-    /// Takes over an open descriptor: the queue closes it.
-    ///
-    /// # Errors
-    /// [`BadFile::Unknown`] when it is no open descriptor, [`BadFile::Twice`] when this queue owns
-    /// it already, [`BadFile::Full`].
-    pub fn adopt(&mut self, fd: RawFd, direct: bool) -> Result<FileHandle, BadFile> {
-        if !crate::ring::is_open(fd) {
-            return Err(BadFile::Unknown);
-        }
-        if self.files.owns(fd) {
-            return Err(BadFile::Twice);
-        }
-        self.add_file(crate::ring::own_descriptor(fd), direct).map(|(handle, _)| handle)
-    }
-
-    fn add_file(
-        &mut self,
-        descriptor: OwnedFd,
-        direct: bool,
-    ) -> Result<(FileHandle, RawFd), BadFile> {
-        let fd = descriptor.as_raw_fd();
-        let (handle, place) = self.files.insert(descriptor, direct)?;
-        if let Some(place) = place {
-            let registered = self.update_file(place, fd);
-            self.files.set_registered(handle, registered);
-        }
-        if direct {
-            self.make_buffer_table();
-        }
-        Ok((handle, fd))
-    }
-
-    /// Registers an empty buffer table, once.
-    fn make_buffer_table(&mut self) {
-        if self.register && self.buffer_table.is_none() {
-            let table = self.ring.register_buffer_table(REGISTERED_SLABS);
-            let table = table.and_then(|()| match &self.polled {
-                Some(polled) => polled.ring.register_buffer_table(REGISTERED_SLABS),
-                None => Ok(()),
-            });
-            self.buffer_table = Some(table.map_err(|error| errno(&error)));
-        }
-    }
-
-    /// Finds out whether arena memory can be registered, as the first direct operation does, by
-    /// pinning a slab.
-    pub fn try_registered_memory(&mut self) {
-        self.make_buffer_table();
-        let Ok(chunk) = self.arena.take(Pool::Alloc, 1) else { return };
-        if let (Some(Ok(())), Ok((number, memory, _))) = (self.buffer_table, self.arena.slab(chunk))
-        {
-            let pinned = self.update_buffer(number, Some(memory));
-            let _ = self.update_buffer(number, None);
-            self.buffer_table = Some(pinned.map_err(|error| errno(&error)));
-        }
-        let _ = self.arena.disown(chunk);
-    }
-
     /// Takes the 256 bytes of `struct statx` that the operation at `slot` left.
     #[must_use]
     pub fn take_stat(&mut self, slot: u32) -> Option<Vec<u8>> {
@@ -382,13 +313,6 @@ impl Engine {
     #[inline]
     pub const fn arena(&mut self) -> &mut Arena {
         &mut self.arena
-    }
-
-    /// Empties the buffer-table entries of slabs that were let go, so that their pages are free.
-    fn unregister_retired(&mut self) {
-        while let Some(number) = self.arena.take_retired() {
-            let _ = self.update_buffer(number, None);
-        }
     }
 
     /// The file table.
@@ -424,11 +348,6 @@ impl Engine {
     pub fn is_busy(&self) -> bool {
         self.life == Life::Running
             && (!self.in_flight.is_empty() || !self.ready.is_empty() || self.listening)
-    }
-
-    /// Whether messages of other engines are waited for. They are delivered in either case.
-    pub const fn set_listening(&mut self, listening: bool) {
-        self.listening = listening;
     }
 
     /// Operations staged or with the kernel. Many under one slot count as one.
@@ -478,27 +397,6 @@ impl Engine {
     pub const fn buffer_table(&self) -> Option<Result<(), i32>> {
         self.buffer_table
     }
-}
-
-fn errno(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EINVAL)
-}
-
-/// Registers a table with as many places as are useful and RLIMIT_NOFILE allows; 0 where there is
-/// none. `io_uring_register(2)`.
-fn register_file_table(ring: &mut Ring, polled: Option<&mut Polled>) -> u32 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let places = limit.map_or(REGISTERED_FILES, |limit| {
-        REGISTERED_FILES.min(limit.min(u64::from(u32::MAX)) as u32)
-    });
-    let registered = match polled {
-        Some(polled) => polled.ring.register_file_table(places),
-        None => Ok(()),
-    };
-    let registered = registered.and_then(|()| ring.register_file_table(places));
-    let has = registered.is_ok();
-    ring.note_refused("REGISTER_FILES2", registered);
-    if has { places } else { 0 }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod prepare;
 mod vectors;
 
 use io_uring::opcode;
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::Flags;
 
 use crate::arena::BadChunk;
 use crate::files::BadFile;
@@ -281,10 +281,9 @@ impl Request<'_> {
     }
 }
 
-/// An operation that passed the checks: its SQE without user_data, what it holds, and what the
-/// engine has to know to publish it.
+/// An operation that passed the checks, beside its SQE: what it holds, and what the engine has to know
+/// to publish it.
 pub struct Prepared {
-    pub(crate) entry: Entry,
     pub(crate) held: Held,
     /// Its flags: [`LINK`] …
     pub(crate) flags: u32,

@@ -1,33 +1,14 @@
 //! The raw functions of many operations at once: arrays of numbers are copied out of JavaScript's
 //! memory, and results into it, within the call.
 
-use std::slice;
-
 use napi::sys::{self, TypedarrayType};
-use node_uring_core::ChunkId;
 use node_uring_core::engine::ManyRequest;
 use node_uring_core::in_flight::Lengths;
 
-use super::{BAD_CALL, BUFFER_GONE, Call, refused};
+use super::call::Call;
+use super::{BAD_CALL, BUFFER_GONE};
 
 impl<const N: usize> Call<'_, N> {
-    /// The elements of a typed array argument of this kind; empty for a detached one.
-    ///
-    /// # Safety
-    /// `T` is the element of `kind`. The result is not used after JavaScript has run again.
-    unsafe fn elements<T>(&self, index: usize, kind: i32) -> Option<&[T]> {
-        let (found, data, length) = self.typed_array(index)?;
-        if found != kind {
-            return None;
-        }
-        if length == 0 {
-            return Some(&[]);
-        }
-        // SAFETY: N-API gives the array's own memory and how many elements it has now; typed arrays
-        // are aligned to their elements. By contract it is not used for longer than that holds.
-        Some(unsafe { slice::from_raw_parts(data.cast::<T>(), length) })
-    }
-
     /// Positions: a `Float64Array` of whole numbers, a `BigInt64Array` or a `BigUint64Array`. Negative
     /// and fractional ones give `None`.
     fn positions(&self, index: usize) -> Option<Vec<u64>> {
@@ -117,43 +98,6 @@ pub unsafe extern "C" fn take_counts(
             );
         }
         Ok(())
-    })();
-    call.answer(outcome)
-}
-
-/// `copyRuns(chunk, runs, target, targetOffset)`: copies runs of a chunk's bytes, each an offset and a length
-/// in a `Float64Array`, to the same places of a `Uint8Array` from an offset on, and lets the chunk go,
-/// also when the target has not got the room.
-pub unsafe extern "C" fn copy_runs(
-    env: sys::napi_env,
-    info: sys::napi_callback_info,
-) -> sys::napi_value {
-    // SAFETY: these are the function's own parameters.
-    let Some(call) = (unsafe { Call::<4>::read(env, info) }) else { return std::ptr::null_mut() };
-    let outcome = (|| {
-        let id = ChunkId::from_number(call.integer(0).ok_or(BAD_CALL)?);
-        // SAFETY: the kind with its element; no JavaScript runs while it is used.
-        let runs = unsafe { call.elements::<f64>(1, TypedarrayType::float64_array) };
-        let runs = runs.ok_or(BAD_CALL)?;
-        let start = call.integer(3).ok_or(BAD_CALL)?;
-        call.with_engine(|engine| {
-            let arena = engine.arena();
-            let mut outcome = Ok(());
-            for run in runs.chunks_exact(2) {
-                let (offset, length) = (run[0] as u64, run[1] as u64);
-                let source = arena.bytes(id, offset as usize, length as usize).map_err(refused)?;
-                let target = start.checked_add(offset).and_then(|at| call.range(2, at, length));
-                let Some(target) = target else {
-                    outcome = Err(BUFFER_GONE);
-                    break;
-                };
-                // SAFETY: `target` has `length` bytes (`range`), looked up in this call with no
-                // JavaScript in between; `source` is a bounce chunk, which no ArrayBuffer covers.
-                unsafe { std::ptr::copy(source.as_ptr(), target, source.len()) };
-            }
-            arena.disown(id).map_err(refused)?;
-            outcome
-        })
     })();
     call.answer(outcome)
 }

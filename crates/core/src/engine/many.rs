@@ -4,7 +4,8 @@
 use std::time::Instant;
 
 use super::Engine;
-use super::turn::{INLINE_ENTER_BYTES, TURN_MAX};
+use super::inline::INLINE_ENTER_BYTES;
+use super::turn::TURN_MAX;
 use crate::arena::ChunkId;
 use crate::files::{FileHandle, Target};
 use crate::in_flight::{Budget, Held, Lengths, Many};

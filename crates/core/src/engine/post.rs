@@ -13,9 +13,15 @@ use crate::{peers, ring};
 const NONE: RawFd = -1;
 
 impl Engine {
+    /// Whether messages of other engines are waited for, which keeps the event loop alive. They are
+    /// delivered in either case.
+    pub const fn set_listening(&mut self, listening: bool) {
+        self.listening = listening;
+    }
+
     /// A descriptor that is no ring of ours is answered by the kernel all the same, in its place in a
     /// chain: what is named to it then is none (EBADF), or our eventfd, which is no ring (EBADFD).
-    pub(super) fn prepare_post(&self, request: &Request, flags: u32) -> Result<Prepared, Refusal> {
+    pub(super) fn launch_post(&mut self, request: &Request, flags: u32) -> Result<(), Refusal> {
         let descriptor = RawFd::try_from(request.offset).map_err(|_| Refusal::Argument)?;
         let value = u32::try_from(request.length).map_err(|_| Refusal::Argument)?;
         let mut held = Held::default();
@@ -29,9 +35,12 @@ impl Engine {
             None => NONE,
         };
         let to = types::Fd(named);
-        let entry =
-            opcode::MsgRingData::new(to, value.cast_signed(), message_user_data(), None).build();
-        let entry = entry.flags(operation::sqe_flags(flags));
-        Ok(Prepared { entry, held, flags, inline_bytes: 0 })
+        self.in_flight.launch(request.slot, |entry| {
+            let value = value.cast_signed();
+            *entry = opcode::MsgRingData::new(to, value, message_user_data(), None)
+                .build()
+                .flags(operation::sqe_flags(flags));
+            Ok(Prepared { held, flags, inline_bytes: 0 })
+        })
     }
 }

@@ -4,14 +4,10 @@ use std::os::fd::AsRawFd;
 
 use io_uring::{opcode, types};
 
-use super::{Engine, Life, REGISTERED_SLABS};
-use crate::arena::{ChunkId, Registration};
+use super::{Engine, Life};
 use crate::files::FileHandle;
 use crate::in_flight::{Cancelling, Held, Payload, SLOTS_MAX, Target};
 use crate::operation::{self, DRAIN, HARDLINK, LINK, Opcode, Prepared, QUIET, Refusal, Request};
-
-/// Slabs past this size are not pinned: it would hold the thread up for too long.
-const REGISTERED_SLAB_BYTES_MAX: usize = 16 << 20;
 
 impl Engine {
     /// Checks an operation and takes hold of what it touches; the next submission carries it.
@@ -51,16 +47,19 @@ impl Engine {
             return Err(Refusal::ChainTooLong);
         }
         let for_polled = !self.plain && self.check_otherwise(request, opcode, flags)?;
-        let prepared = match opcode {
-            Opcode::Close => self.prepare_close(request, flags)?,
-            Opcode::MsgRing => self.prepare_post(request, flags)?,
-            Opcode::Read | Opcode::Write if request.chunk != 0 => {
+        if opcode == Opcode::Close {
+            self.launch_close(request, flags)?;
+        } else if opcode == Opcode::MsgRing {
+            self.launch_post(request, flags)?;
+        } else {
+            if request.chunk != 0 && matches!(opcode, Opcode::Read | Opcode::Write) {
                 self.register_slab_of(request);
-                operation::prepare(request, opcode, flags, &mut self.arena, &mut self.files)?
             }
-            _ => operation::prepare(request, opcode, flags, &mut self.arena, &mut self.files)?,
-        };
-        self.in_flight.launch(request.slot, prepared);
+            let Self { in_flight, arena, files, .. } = self;
+            in_flight.launch(request.slot, |entry| {
+                operation::prepare(request, opcode, flags, entry, arena, files)
+            })?;
+        }
         if for_polled && let Some(polled) = &mut self.polled {
             polled.staged.push_back(request.slot);
             return Ok(());
@@ -113,7 +112,7 @@ impl Engine {
     }
 
     /// A close takes the file out of the table first, so that nothing staged later can reach it.
-    fn prepare_close(&mut self, request: &Request, flags: u32) -> Result<Prepared, Refusal> {
+    fn launch_close(&mut self, request: &Request, flags: u32) -> Result<(), Refusal> {
         if flags & (LINK | HARDLINK | QUIET) != 0 {
             return Err(Refusal::Argument);
         }
@@ -122,41 +121,14 @@ impl Engine {
             // The registered table has a reference of its own, which would keep the file open.
             self.update_file(place, -1);
         }
-        let entry = opcode::Close::new(types::Fd(descriptor.as_raw_fd())).build();
-        let entry = entry.flags(operation::sqe_flags(flags));
-        let mut held = Held::default();
-        held.keep(Payload::Closing(descriptor));
-        Ok(Prepared { entry, held, flags, inline_bytes: 0 })
-    }
-
-    /// Pins the slab of a direct operation's chunk when it is first used for one.
-    #[inline]
-    pub(super) fn register_slab_of(&mut self, request: &Request) {
-        if !matches!(self.buffer_table, Some(Ok(()))) {
-            return;
-        }
-        let Ok((number, memory, Registration::Untried)) =
-            self.arena.slab(ChunkId::from_number(request.chunk))
-        else {
-            return;
-        };
-        if !self.files.is_direct(FileHandle::from_number(request.file)) {
-            return;
-        }
-        let fits = number < REGISTERED_SLABS && memory.len() <= REGISTERED_SLAB_BYTES_MAX;
-        let refused = if fits { self.update_buffer(number, Some(memory)).err() } else { None };
-        let outcome = if fits && refused.is_none() {
-            Registration::Registered
-        } else {
-            Registration::Refused
-        };
-        if let Some(error) = refused
-            && self.arena.registered_bytes() == 0
-        {
-            // Not even the first: RLIMIT_MEMLOCK has no room for any.
-            self.buffer_table = Some(Err(error.raw_os_error().unwrap_or(libc::ENOMEM)));
-        }
-        self.arena.set_registration(number, outcome);
+        self.in_flight.launch(request.slot, |entry| {
+            *entry = opcode::Close::new(types::Fd(descriptor.as_raw_fd()))
+                .build()
+                .flags(operation::sqe_flags(flags));
+            let mut held = Held::default();
+            held.keep(Payload::Closing(descriptor));
+            Ok(Prepared { held, flags, inline_bytes: 0 })
+        })
     }
 
     /// Cancels the operation at `slot`. It completes with ECANCELED, or with its true result when it

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::arena::Pool;
+use crate::files::{BadFile, FileHandle};
 use crate::operation::{LINK, Opcode, Request};
 
 const CANCELED: i32 = -libc::ECANCELED;

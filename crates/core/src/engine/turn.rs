@@ -4,8 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{BATCH_MAX, Completion, Engine, Life, MESSAGE_SLOT, Reap, Turn};
-use crate::in_flight::{Arrived, Sqe, control_user_data};
-use crate::ring::Ring;
+use crate::in_flight::Arrived;
 
 /// A turn looks at the clock after each so many rounds. With 1024 operations always in flight the
 /// median gap of a 1 ms timer is 1.16 ms with 4 rounds, 2.7 with 16, 15.7 with 64.
@@ -19,46 +18,6 @@ pub(super) const TURN_MAX: Duration = Duration::from_micros(200);
 const REFUSALS_UNTIMED: u32 = 4;
 /// Longest wait before enter is tried again, in milliseconds: 2^5.
 const RETRY_SHIFT_MAX: u32 = 5;
-/// Bytes that the submitting thread copies inside one enter, beyond which the rest waits for the next:
-/// what bounds how long enter takes, and with it how late a timer can be.
-pub(super) const INLINE_ENTER_BYTES: u32 = 1 << 20;
-/// Cancels asked for in one enter. What they cancel stays in the list they are looked up in until the
-/// kernel has completed it, of which it does 20 in an enter (`IO_LOCAL_TW_DEFAULT_MAX`).
-const CANCELS_MAX: usize = 16;
-
-/// What reads of the page cache cost the thread that submits them: it copies inside enter.
-#[derive(Clone, Copy, Debug)]
-pub struct InlinePolicy {
-    /// Reads shorter than this are always inline: handing one over costs more than the copy.
-    pub small_bytes: u32,
-    /// A read that is alone, nothing staged or in flight beside it, is inline up to this length.
-    pub alone_bytes: u32,
-    /// Otherwise reads are inline until this many bytes were submitted in a turn; the rest goes whole
-    /// to kernel workers (IOSQE_ASYNC), where several cores copy.
-    pub turn_bytes: u32,
-}
-
-impl Default for InlinePolicy {
-    fn default() -> Self {
-        Self { small_bytes: 64 << 10, alone_bytes: 1 << 20, turn_bytes: 128 << 10 }
-    }
-}
-
-impl InlinePolicy {
-    /// Whether a read goes to a kernel worker; counts it against the turn's bytes if not.
-    #[inline]
-    pub(super) fn punts(self, inline_bytes: u32, alone: bool, turn_bytes: &mut u32) -> bool {
-        if inline_bytes < self.small_bytes || (alone && inline_bytes <= self.alone_bytes) {
-            return false;
-        }
-        let total = turn_bytes.saturating_add(inline_bytes);
-        if total > self.turn_bytes {
-            return true;
-        }
-        *turn_bytes = total;
-        false
-    }
-}
 
 impl Engine {
     /// Submits all that is staged, collects what is complete, and says what to do next.
@@ -347,152 +306,5 @@ impl Engine {
 
     const fn went_uncounted(&self) -> u64 {
         self.stats.cancels + self.in_flight.many_with_kernel() as u64
-    }
-
-    /// Moves what is staged into the submission queue: cancels first, chains whole or not at all.
-    pub(super) fn publish(&mut self) {
-        if !self.publish_cancels() || !self.publish_urgent() {
-            return;
-        }
-        let any_staged = !self.staged.is_empty();
-        self.publish_staged();
-        if any_staged {
-            self.clock.note_entered();
-        }
-        if !self.plain && self.staged.is_empty() {
-            self.gather.begin_anew();
-        }
-        self.publish_many();
-    }
-
-    /// False when the queue is full.
-    fn publish_cancels(&mut self) -> bool {
-        let mut sq = self.ring.submission();
-        for _ in 0..CANCELS_MAX {
-            let Some(&target) = self.cancels.back() else { break };
-            let entry = Ring::cancel_entry(target).user_data(control_user_data());
-            if !sq.push(&Sqe::control(entry)) {
-                return false;
-            }
-            self.cancels.pop_back();
-            self.stats.cancels += 1;
-        }
-        true
-    }
-
-    fn publish_urgent(&mut self) -> bool {
-        if self.urgent.is_empty() {
-            return true;
-        }
-        let mut sq = self.ring.submission();
-        while let Some(slot) = self.urgent.pop_front() {
-            if self.in_flight.staged(slot).doomed {
-                self.ready.push(slot);
-            } else if sq.room() > 0 {
-                sq.push(self.in_flight.submit(slot, false));
-            } else {
-                self.urgent.push_front(slot);
-                return false;
-            }
-        }
-        true
-    }
-
-    fn publish_staged(&mut self) {
-        let alone = self.in_flight.len() == 1;
-        let mut inline_left = INLINE_ENTER_BYTES;
-        if self.order.waits(&self.in_flight) {
-            return self.sweep_doomed();
-        }
-        let mut sq = self.ring.submission();
-        while let Some(&slot) = self.staged.front() {
-            let waiting = self.in_flight.staged(slot);
-            if waiting.drain || waiting.linked {
-                drop(sq);
-                let went = (!waiting.drain || self.may_drain()) && self.publish_chain();
-                // What is behind a drain waits for it.
-                if !went || self.order.waits(&self.in_flight) {
-                    return self.sweep_doomed();
-                }
-                sq = self.ring.submission();
-                continue;
-            }
-            if waiting.doomed {
-                self.staged.pop_front();
-                self.ready.push(slot);
-                continue;
-            }
-            if sq.room() == 0 || inline_left == 0 {
-                return;
-            }
-            self.staged.pop_front();
-            let to_worker =
-                self.inline.punts(waiting.inline_bytes, alone, &mut self.inline_bytes_turn);
-            self.stats.punted += u64::from(to_worker);
-            if !to_worker {
-                inline_left = inline_left.saturating_sub(waiting.inline_bytes);
-            }
-            sq.push(self.in_flight.submit(slot, to_worker));
-        }
-    }
-
-    /// Publishes the chain at the front of what is staged, or the single operation that drains.
-    /// False when it has to wait: for room, or for its end to be staged. A chain split over two
-    /// submissions would be two chains.
-    fn publish_chain(&mut self) -> bool {
-        let in_flight = &self.in_flight;
-        let links = self.staged.iter().take_while(|&&slot| in_flight.staged(slot).linked).count();
-        let length = links + 1;
-        if length > self.staged.len() {
-            return false;
-        }
-        // None of it has started. A chain that lost a member would run differently from what was
-        // asked, so it is cancelled whole. That needs no room.
-        let drains = in_flight.staged(self.staged[0]).drain;
-        if self.staged.range(..length).any(|&slot| in_flight.staged(slot).doomed) {
-            self.ready.extend(self.staged.drain(..length));
-            if drains {
-                self.order.drop_drain();
-            }
-            return true;
-        }
-        let mut sq = self.ring.submission();
-        // A polling thread that several rings share takes the first eight entries of a queue.
-        let may_be_cut = length > 1 && self.polling_as.is_some() && !sq.is_empty();
-        if length > sq.room() || may_be_cut {
-            return false;
-        }
-        let members: Vec<u32> = self.staged.drain(..length).collect();
-        let before = sq.len();
-        for &slot in &members {
-            sq.push(self.in_flight.submit(slot, false));
-        }
-        drop(sq);
-        if drains {
-            let last = self.in_flight.target(members[length - 1]);
-            self.order.start_drain(last.user_data);
-        }
-        if length > 1 {
-            self.chains.push((before, members));
-        }
-        true
-    }
-
-    /// The kernel may take fewer entries than there are (it ran out of memory). If it stopped inside
-    /// a chain, the rest of the chain starts by itself at the next enter, and may not count.
-    pub(super) fn note_cut_chains(&mut self, taken: usize) {
-        for (before, slots) in std::mem::take(&mut self.chains) {
-            if taken >= before + slots.len() {
-                continue;
-            }
-            let cut = taken.saturating_sub(before);
-            if cut == 0 {
-                self.chains.push((before - taken, slots));
-            } else {
-                for &slot in &slots[cut..] {
-                    self.in_flight.cut_off(slot);
-                }
-            }
-        }
     }
 }

@@ -1,11 +1,16 @@
 //! What the slots keep, and for how long.
 
+use std::os::fd::OwnedFd;
+
 use super::*;
 use crate::arena::ArenaOptions;
 
 fn launch_holding(in_flight: &mut InFlight, slot: u32, held: Held) -> u64 {
-    let entry = opcode::Nop::new().build();
-    in_flight.launch(slot, Prepared { entry, held, flags: 0, inline_bytes: 0 });
+    let launched = in_flight.launch(slot, |entry| {
+        *entry = opcode::Nop::new().build();
+        Ok(Prepared { held, flags: 0, inline_bytes: 0 })
+    });
+    assert_eq!(launched, Ok(()));
     in_flight.submit(slot, false).entry().get_user_data()
 }
 
