@@ -11,6 +11,7 @@ import { Worker } from 'node:worker_threads'
 import { onExit } from '../../bench/cleanup.js'
 import { Progress } from '../../bench/progress.js'
 import { mountOf, scratchFolder, xfsInMemory } from '../../bench/scratch.js'
+import { batches } from './batches.js'
 import { Wrong } from './cells.js'
 import {
   add,
@@ -159,6 +160,8 @@ async function phase(scene: Scene, lanes: Lane[], travelling: Lane[], ms: number
     ...lanes.map((lane) => lane.run(queue, until)),
     ...travelling.map((lane) => queuesComeAndGo(scene, lane, until)),
     fifos(scene, until),
+    batches(scene, until),
+    batches(scene, until),
     workers(scene, until),
     workers(scene, until),
     children(scene, until),
