@@ -45,7 +45,7 @@ const WHO = `
       process.setgid(gid)
       process.setuid(uid)
       try {
-        new Queue()
+        new Queue({ backend: 'io_uring' })
         process.stdout.write('granted')
       } catch ({ code, reason }) {
         process.stdout.write([code, reason.code, reason.errno].join(' '))
