@@ -156,11 +156,12 @@ test('a source that changes while it is copied gives no copy', async (t) => {
   t.deepEqual(fs.readdirSync(place), ['source'])
 })
 
-test('a target that appears while its copy is made is not overwritten', async (t) => {
+// Serial, and long enough: whoever puts it there must see the copy begin.
+test.serial('a target that appears while its copy is made is not overwritten', async (t) => {
   const place = folder(t)
   const [source, target] = [path.join(place, 'source'), path.join(place, 'target')]
   fs.writeFileSync(source, '')
-  fs.truncateSync(source, 128 * MIB)
+  fs.truncateSync(source, 384 * MIB)
   const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.node-uring-'))
   const onStart = when(copying, () => fs.writeFileSync(target, 'of somebody else'))
   const ended = await cli(['copy', source, target], { onStart, timeoutMs: 50_000 })

@@ -26,8 +26,7 @@ Usage: npx node-uring nop [--count N] [--concurrency N | --stages] [--json]
   --count N, -n        how many; if not given until ctrl-C, and ${count(COUNT_UNSEEN)}
                        where the output is not a terminal
   --concurrency N, -c  how many are under way at once, 1 to 65,536 (1)
-  --stages, -s         where the time of each goes, one at a time, between JavaScript
-                       and the kernel
+  --stages, -s         where the time of each goes, one nop at a time
   --json               the result as one JSON object, durations in nanoseconds
 
 A nop is measured from the call to its promise; ${count(WARM_UP)} run before that begins.
