@@ -143,8 +143,8 @@ export function xfsInMemory(scratch: string, bytes: number): Volume {
   const undoDevice = onExit(() => attempt('losetup', '--detach', device))
   attempt('mkfs.xfs', '-q', '-f', device)
 
-  const folder = join(scratch, 'xfs')
-  mkdirSync(folder)
+  // A name of its own: more than one group asks for one.
+  const folder = mkdtempSync(join(scratch, 'xfs-'))
   attempt('mount', '-t', 'xfs', device, folder)
   // Lazily: at a ctrl-C our own files are still open. The kernel finishes when we are gone.
   const undoMount = onExit(() => attempt('umount', '--lazy', folder))
