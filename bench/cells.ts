@@ -8,6 +8,7 @@ import { closeSync, openSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { Queue } from 'node-uring'
 import { MANY_GROUPS } from './cells-many.js'
+import { REGISTERED_GROUPS } from './cells-registered.js'
 import { THREAD_GROUPS } from './cells-threads.js'
 import {
   type Bench,
@@ -53,6 +54,7 @@ export const GROUPS: readonly Group[] = [
   { name: 'timer', about: 'how timers fare beside nops', run: timerGroup },
   ...MANY_GROUPS,
   ...THREAD_GROUPS,
+  ...REGISTERED_GROUPS,
 ]
 
 async function nopGroup(bench: Bench): Promise<void> {
