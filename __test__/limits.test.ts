@@ -700,3 +700,59 @@ test.serial(
     assertIdle(t, queue)
   },
 )
+
+// ---- whose record it is ------------------------------------------------------------------------------
+
+/** A queue whose bounce memory two reads of a FIFO hold, and that FIFO. */
+async function exhausted(t: ExecutionContext): Promise<{ queue: Queue; pipe: File }> {
+  const queue = ring(t, { bounceBytes: 2 * MIB, inline: { smallBytes: 4 * MIB } })
+  const pipe = await queue.open(fifo(t), 'r+')
+  return { queue, pipe }
+}
+
+test('an abort of a chain whose first member is over reaches the rest of it, and nobody who waits', async (t) => {
+  const { queue, pipe } = await exhausted(t)
+  const held = [pipe.readAt(Buffer.alloc(MIB), 0), pipe.readAt(Buffer.alloc(MIB), 0)]
+  const controller = new AbortController()
+  const { signal } = controller
+  const chain = queue.submit([op.nop(), op.timeout(50_000)], { link: 'soft', signal })
+  // Then the nop of the chain is over, too, and one of those that wait gets its record.
+  await queue.nop()
+  const waiting = [1, 2, 3].map(() => pipe.readAt(Buffer.alloc(MIB), 0))
+  t.is(queue.stats().waiting, 3)
+  controller.abort()
+  t.is(queue.stats().waiting, 3)
+  t.deepEqual(
+    (await chain).map((result) => (result instanceof Error ? result.name : result)),
+    [0, 'AbortError'],
+  )
+  for (let i = 0; i < 5; i++) {
+    fs.writeSync(pipe.fd, 'x')
+    await queue.sleep(5)
+  }
+  t.deepEqual(await Promise.all([...held, ...waiting]), [1, 1, 1, 1, 1])
+  assertIdle(t, queue)
+})
+
+test('a transfer that is aborted between two pieces does not wait for memory any more', async (t) => {
+  const { queue, pipe } = await exhausted(t)
+  const file = await queue.open(scratch(t, pattern(2 * MIB)))
+  // It knows from then on what kind of file this is.
+  await file.readAt(Buffer.alloc(8192), 2 * MIB - 4096)
+  const held = pipe.readAt(Buffer.alloc(MIB), 0)
+  const controller = new AbortController()
+  const { signal } = controller
+  const aborted = rejection(file.readAt(Buffer.alloc(2 * MIB), 0, { signal }))
+  const waiting = [1, 2].map(() => pipe.readAt(Buffer.alloc(MIB), 0))
+  t.is(queue.stats().waiting, 2)
+  // Its first piece is complete in the kernel, and not yet told of.
+  queue.flush()
+  controller.abort()
+  t.is((await aborted).name, 'AbortError')
+  for (let i = 0; i < 3; i++) {
+    fs.writeSync(pipe.fd, 'x')
+    await queue.sleep(5)
+  }
+  t.deepEqual(await Promise.all([held, ...waiting]), [1, 1, 1])
+  assertIdle(t, queue)
+})

@@ -2,11 +2,12 @@
 // in stages. All of it is told of what happened, and changes nothing of it.
 
 import { subscribe, tracingChannel, unsubscribe } from 'node:diagnostics_channel'
+import fs from 'node:fs'
 import { type OperationMessage, op, Queue } from 'node-uring'
 import { assertEnded, runChild } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, rejection, ring } from './helpers/ring.js'
-import { scratch } from './helpers/scratch.js'
+import { fifo, scratch } from './helpers/scratch.js'
 import test, { BACKEND, type ExecutionContext } from './helpers/test.js'
 
 const NAME = 'node-uring:operation'
@@ -49,7 +50,7 @@ test('a subscriber is told of an operation when it starts and when it settles, w
   t.is(read.error, undefined)
 })
 
-test('a failure is told as error, before the settling, and is the one that is thrown', async (t) => {
+test('a failure is told as error, before the settling, and says what is thrown', async (t) => {
   const queue = ring(t)
   const path = `${scratch(t)}-is-not-there`
   const { events } = listen(t, path)
@@ -180,6 +181,106 @@ test('a subscriber that throws is reported as uncaught, and the operation settle
     console.log(caught.join())`
   assertEnded(t, await runChild(program), { stdout: 'start,end,asyncStart,asyncEnd\n' })
 })
+
+test('a transfer in pieces that began before is told of neither then nor later', async (t) => {
+  const queue = ring(t)
+  const path = scratch(t, pattern(4 << 20))
+  const file = await queue.open(path)
+  await file.stat()
+  const before = file.readAt(Buffer.alloc(4 << 20), 0)
+  const { events, stop } = listen(t, path)
+  await before
+  stop()
+  // But for what other tests subscribe to at the same time, which is then told of whole.
+  t.false(told(events)[0]?.startsWith('start') ?? false, told(events).join())
+  await file.close()
+})
+
+test('a write in a chain that was short is told of as a failure', async (t) => {
+  const queue = ring(t)
+  const path = fifo(t)
+  const { O_RDWR, O_NONBLOCK } = fs.constants
+  const pipe = await queue.open(path, O_RDWR | O_NONBLOCK)
+  const { events, stop } = listen(t, path)
+  const [end] = await queue.submit([op.write(pipe, Buffer.alloc(1 << 20), 0), op.nop()], {
+    link: 'soft',
+  })
+  stop()
+  t.is((end as { code?: string }).code, 'ERR_URING_SHORT_WRITE')
+  const [, message] = events.find(([event]) => event === 'error') ?? []
+  t.is(message?.error?.message, (end as unknown as Error).message)
+})
+
+test('a subscriber may abort what begins, though it would have to wait', async (t) => {
+  const queue = ring(t, { bounceBytes: 2 << 20 })
+  const pipe = await queue.open(fifo(t), 'r+')
+  const held = [1, 2, 3].map(() => pipe.readAt(Buffer.alloc(1 << 20), 0))
+  const path = scratch(t, pattern(100))
+  const file = await queue.open(path)
+  const controller = new AbortController()
+  const on = (message: unknown) => {
+    const { path: of, operation } = message as OperationMessage
+    if (of === path && operation === 'read') controller.abort()
+  }
+  subscribe(`tracing:${NAME}:start`, on)
+  t.teardown(() => unsubscribe(`tracing:${NAME}:start`, on))
+  const read = file.readAt(Buffer.alloc(10), 0, { signal: controller.signal })
+  t.is((await rejection(read)).name, 'AbortError')
+  for (let i = 0; i < 3; i++) {
+    fs.writeSync(pipe.fd, 'x')
+    await queue.sleep(5)
+  }
+  t.deepEqual(await Promise.all(held), [1, 1, 1])
+  assertIdle(t, queue)
+})
+
+test('a message that a subscriber has frozen is its own affair', async (t) => {
+  t.timeout(30_000)
+  const program = `
+    import { subscribe } from 'node:diagnostics_channel'
+    import { Queue } from 'node-uring'
+    let caught = 0
+    process.on('uncaughtException', () => caught++)
+    subscribe('tracing:${NAME}:start', (message) => Object.freeze(message))
+    const queue = new Queue({ backend: '${BACKEND}' })
+    const folder = await queue.open('/')
+    const ends = await Promise.allSettled([queue.nop(), folder.readAt(Buffer.alloc(3), 0), queue.nop()])
+    const { pending } = queue.stats()
+    await folder.close()
+    await queue.close()
+    console.log(ends.map(({ status, reason }) => reason?.code ?? status).join(), pending, caught > 0)`
+  const stdout = 'fulfilled,EISDIR,fulfilled 0 true\n'
+  assertEnded(t, await runChild(program), { stdout })
+})
+
+if (BACKEND === 'io_uring') {
+  test('a subscriber may close a queue that has failed', async (t) => {
+    t.timeout(30_000)
+    const program = `
+      import fs from 'node:fs'
+      import { subscribe } from 'node:diagnostics_channel'
+      import { Queue } from 'node-uring'
+      const queue = new Queue({ setup: { registeredDescriptor: false } })
+      subscribe('tracing:${NAME}:asyncStart', ({ error }) => error && queue.close())
+      const all = [queue.sleep(5000), queue.sleep(5000), queue.sleep(5000)]
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      all.push(queue.nop())
+      // The ring's descriptor is gone: enter fails with EBADF.
+      fs.closeSync(queue.handle)
+      const ends = await Promise.allSettled(all)
+      await queue.close()
+      console.log(ends.map(({ reason }) => reason?.code).join(), queue.stats().pending)`
+    const stdout = `${Array(4).fill('ERR_URING_FAILED').join()} 0\n`
+    assertEnded(t, await runChild(program), { stdout })
+  })
+
+  test('stages are measured on a queue where nothing else is under way', async (t) => {
+    const queue = ring(t)
+    const one = queue.nopRoundTrip({ samples: 10, stages: true })
+    t.throws(() => queue.nopRoundTrip({ stages: true }), { code: 'ERR_URING_UNSUPPORTED' })
+    t.is((await one).samples, 10)
+  })
+}
 
 test('with the option latency, stats has how long operations took, by their names', async (t) => {
   const queue = ring(t, { latency: true })

@@ -45,6 +45,12 @@ export class Messages {
     return this.#dropped
   }
 
+  /** The queue is closed: what was not told is lost. */
+  end(): void {
+    this.#values.length = 0
+    this.#told = 0
+  }
+
   /** Takes one in. */
   arrive(value: number): void {
     if (this.#listener === null && this.waiting >= WAITING_MAX) this.#dropped++

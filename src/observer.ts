@@ -85,9 +85,7 @@ export class Observer {
   /** An operation that was begun has failed; it settles next. */
   fails(op: Operation, error: Error): void {
     const { message } = op
-    if (message === undefined) return
-    message.error = error
-    failed.publish(message)
+    if (message !== undefined) standsAlone(() => tellFailure(message, error))
   }
 
   /** An operation that was begun settles with this. */
@@ -98,17 +96,7 @@ export class Observer {
     const { message } = op
     if (message === undefined) return
     op.message = undefined
-    if (message.error === undefined && typeof value === 'number') {
-      if (value >= 0) message.result = value
-      else {
-        // The caller makes the error that is thrown of the number.
-        const { path, dest } = message
-        message.error = systemError(value, message.operation, { path, dest })
-        failed.publish(message)
-      }
-    }
-    asyncStart.publish(message)
-    asyncEnd.publish(message)
+    standsAlone(() => tellEnd(message, value))
   }
 
   #keep(name: string, ms: number): void {
@@ -139,6 +127,35 @@ function begins(op: Operation, now: number, traced: OperationMessage[] | undefin
   op.message = message
   traced.push(message)
   start.publish(message)
+}
+
+function tellFailure(message: OperationMessage, error: Error): void {
+  message.error = error
+  failed.publish(message)
+}
+
+function tellEnd(message: OperationMessage, value: unknown): void {
+  if (message.error === undefined && typeof value === 'number') {
+    if (value >= 0) message.result = value
+    else {
+      // The caller makes the error that is thrown of the number.
+      const { path, dest } = message
+      tellFailure(message, systemError(value, message.operation, { path, dest }))
+    }
+  }
+  asyncStart.publish(message)
+  asyncEnd.publish(message)
+}
+
+/** Subscribers have had the message, and may have made of it what throws: the operation goes on. */
+function standsAlone(work: () => void): void {
+  try {
+    work()
+  } catch (error) {
+    process.nextTick(() => {
+      throw error
+    })
+  }
 }
 
 function nameOf(op: Operation): string {

@@ -377,7 +377,7 @@ export class Operations {
    * sets memory free (the write to a FIFO that reads wait on).
    */
   begin(op: Operation): void {
-    if (op.begun === 0 && this.observer.watches) {
+    if (op.begun === 0 && op.done === 0 && this.observer.watches) {
       const traced = this.observer.begins(op)
       this.#begin(op)
       if (traced !== undefined) this.observer.staged(traced)
@@ -388,7 +388,9 @@ export class Operations {
 
   #begin(op: Operation): void {
     const { forSlot, forMemory } = this.slots
-    if (forMemory.head !== undefined && needsMemory(op)) this.#wait(op, WAITS_FOR_MEMORY)
+    // Cancelled between two pieces, or by whoever was told that it begins: it waits for nothing more.
+    if (isCancelled(op)) this.start(op)
+    else if (forMemory.head !== undefined && needsMemory(op)) this.#wait(op, WAITS_FOR_MEMORY)
     else if (op.slot < 0 && forSlot.head !== undefined) this.#wait(op, WAITS_FOR_SLOT)
     else this.#wait(op, this.start(op))
   }
@@ -511,7 +513,8 @@ export class Operations {
   cancelOne(op: Operation): void {
     if (op.cancelled) return
     op.cancelled = true
-    const first = op.first ?? op
+    // The first of its chain, unless that is over and its record somebody else's.
+    const first = op.first !== undefined && op.first.batch === op.batch ? op.first : op
     if (first.line !== undefined) {
       first.line.remove(first)
       // Cancelled: it ends instead of being staged.
@@ -544,9 +547,14 @@ export class Operations {
   close(patienceMs: number): boolean {
     const clean = this.backend.close(patienceMs)
     this.ended = () => uringError('ERR_URING_CLOSED')
+    this.messages.end()
     this.#endAll(this.ended)
     return clean
   }
+}
+
+function isCancelled(op: Operation): boolean {
+  return op.chain === undefined ? op.cancelled : op.chain.some((member) => member.cancelled)
 }
 
 /** Whether it cannot be staged without bounce memory. */

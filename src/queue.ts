@@ -122,6 +122,8 @@ export class Queue extends Posts {
    */
   static probe(options?: QueueOptions): Capabilities {
     const asked = engineOptions(options)
+    hiddenOperations(options)
+    observerOf(options)
     const { granted, name, reason } = probeBackend(backendChoice(options), asked)
     return capabilitiesOf(granted, asked, name, reason)
   }
@@ -256,7 +258,7 @@ export class Queue extends Posts {
    * goes, and how many there are a second. Rejects with an AbortError, or with what `onProgress` throws.
    */
   nopRoundTrip(options?: RoundTripOptions): Promise<RoundTripSummary> {
-    return nopRoundTrip(this.#operations.backend, () => this.nop(), options)
+    return nopRoundTrip(this.#operations, options)
   }
 
   // ---- durability ---------------------------------------------------------------------------
@@ -401,7 +403,9 @@ export class Queue extends Posts {
     const failed = operations.ended !== undefined
     operations.ended ??= () => uringError('ERR_URING_CLOSED')
     let held: string[] = []
-    if (!failed) {
+    // Whoever closes it from inside of a settling finds that over.
+    if (failed) await Promise.resolve()
+    else {
       await settled(operations, timeoutMs, () => operations.cancel((op) => op.opcode !== OP_CLOSE))
       held = operations.describe((op) => op.cancelled)
       // An open that had begun goes on (it asks for the alignment, it closes what nobody wants).

@@ -5,6 +5,7 @@
 import type { Backend } from './backend.js'
 import { abortError, invalidArgValue, uringError } from './errors.js'
 import { type Durations, Samples } from './histogram.js'
+import type { Operations } from './operations.js'
 import { checkBoolean, checkFunction, checkInteger, checkOptions, checkSignal } from './validate.js'
 
 /** Round trips measured, or stages of them, before the clock stands and somebody is told. */
@@ -143,8 +144,7 @@ export class RoundTrips extends Samples {
 
 /** Checks options and measures. Throws Node's `ERR_` errors before anything is queued. */
 export function nopRoundTrip(
-  backend: Backend,
-  nop: () => Promise<void>,
+  operations: Operations,
   options: RoundTripOptions = {},
 ): Promise<RoundTripSummary> {
   checkOptions(options)
@@ -154,22 +154,25 @@ export function nopRoundTrip(
   checkBoolean(stages, 'options.stages')
   if (signal !== undefined) checkSignal(signal)
   if (onProgress !== undefined) checkFunction(onProgress, 'options.onProgress')
-  if (stages) checkStages(backend, concurrency)
-  return measured(backend, nop, samples, concurrency, stages, signal, onProgress)
+  if (stages) checkStages(operations, concurrency)
+  return measured(operations, samples, concurrency, stages, signal, onProgress)
 }
 
-function checkStages(backend: Backend, concurrency: number): void {
+function checkStages({ backend, pending }: Operations, concurrency: number): void {
   if (concurrency !== 1) {
     throw invalidArgValue('options.concurrency', concurrency, 'must be 1 with options.stages')
   }
   if (backend.name !== 'io_uring') {
     throw uringError('ERR_URING_UNSUPPORTED', { feature: 'options.stages', needs: 'io_uring' })
   }
+  if (pending > 0) {
+    const needs = `a queue with nothing else under way (${pending} operations are)`
+    throw uringError('ERR_URING_UNSUPPORTED', { feature: 'options.stages', needs })
+  }
 }
 
 async function measured(
-  backend: Backend,
-  nop: () => Promise<void>,
+  operations: Operations,
   samples: number,
   concurrency: number,
   stages: boolean,
@@ -181,7 +184,8 @@ async function measured(
   const isOver = () => signal?.aborted === true
   const onBlock = (done: number) => onProgress?.(done, samples)
   const plan = { samples, concurrency, isOver, onBlock }
-  if (stages) await trips.runInStages(nop, plan, backend)
+  const nop = () => operations.nop()
+  if (stages) await trips.runInStages(nop, plan, operations.backend)
   else await trips.run(nop, plan)
   if (signal?.aborted) throw abortError(signal)
   return trips.summary(concurrency)

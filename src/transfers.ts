@@ -308,6 +308,12 @@ export class Transfers {
     }
   }
 
+  #endMember(op: Operation): void {
+    const end = endOfMember(op, op.done)
+    if (end instanceof Error) this.#operations.fail(op, end)
+    else this.#operations.settle(op, end)
+  }
+
   /** A piece is over with `result`: takes what it brought, and settles or goes on. */
   advance(op: Operation, result: number): void {
     const outgoing = isOutgoing(op.opcode)
@@ -321,7 +327,7 @@ export class Transfers {
     const count = outgoing ? this.#takeWritten(op, result) : this.#takeRead(op, result)
     if (count < 0) return
     op.done += count
-    if (op.first !== undefined) this.#operations.settle(op, endOfMember(op, op.done))
+    if (op.first !== undefined) this.#endMember(op)
     else if (op.done === op.length) this.#operations.finish(op, 0)
     else if (count === 0 && outgoing) this.#operations.finish(op, -EIO)
     else if (!outgoing && this.#isEnd(op, result)) this.#operations.finish(op, 0)

@@ -51,7 +51,8 @@ impl Engine {
             if self.in_flight.staged(slot).doomed {
                 self.ready.push(slot);
             } else if sq.room() > 0 {
-                sq.push(self.in_flight.submit(slot, false));
+                let pushed = sq.push(self.in_flight.submit(slot, false));
+                debug_assert!(pushed, "there was room");
             } else {
                 self.urgent.push_front(slot);
                 return false;
@@ -94,7 +95,8 @@ impl Engine {
             if !to_worker {
                 inline_left = inline_left.saturating_sub(waiting.inline_bytes);
             }
-            sq.push(self.in_flight.submit(slot, to_worker));
+            let pushed = sq.push(self.in_flight.submit(slot, to_worker));
+            debug_assert!(pushed, "there was room");
         }
     }
 
@@ -127,7 +129,8 @@ impl Engine {
         let members: Vec<u32> = self.staged.drain(..length).collect();
         let before = sq.len();
         for &slot in &members {
-            sq.push(self.in_flight.submit(slot, false));
+            let pushed = sq.push(self.in_flight.submit(slot, false));
+            debug_assert!(pushed, "there was room for all of it");
         }
         drop(sq);
         if drains {

@@ -15,6 +15,8 @@ const ADDR: usize = 2;
 const LEN_AND_RW_FLAGS: usize = 3;
 const USER_DATA: usize = 4;
 const _: () = assert!(size_of::<Entry>() == SQE_WORDS * 8 && align_of::<Entry>() <= 8);
+// `len` is the lower half of its word.
+const _: () = assert!(cfg!(target_endian = "little"));
 
 /// Makes an entry of a read or write the next one of its kind: other memory, another place in the
 /// file. Where that is inlined the entry is made in registers, and written once, into the queue: built

@@ -16,9 +16,6 @@ use std::ptr::{self, NonNull};
 const IORING_SETUP_NO_MMAP: u32 = 1 << 14;
 const IORING_SETUP_REGISTERED_FD_ONLY: u32 = 1 << 15;
 const IORING_SETUP_NO_SQARRAY: u32 = 1 << 16;
-/// One page for the entries, one for both queues: `IORING_SETUP_NO_MMAP` takes whole pages.
-const PAGE_BYTES: usize = 4096;
-const MEMORY_BYTES: usize = 2 * PAGE_BYTES;
 
 /// `struct io_uring_params`, 120 bytes. `io_uring_setup(2)`.
 #[repr(C)]
@@ -62,7 +59,7 @@ fn make() -> io::Result<Memory> {
     let mut params = Params {
         flags: IORING_SETUP_NO_MMAP | IORING_SETUP_REGISTERED_FD_ONLY | IORING_SETUP_NO_SQARRAY,
         entries_address: address,
-        queues_address: address + PAGE_BYTES as u64,
+        queues_address: address + page_bytes() as u64,
         ..Params::default()
     };
     // SAFETY: `params` is ours and outlives the call. The memory named in it is ours, lies in whole
@@ -71,6 +68,13 @@ fn make() -> io::Result<Memory> {
     let index = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, ptr::from_mut(&mut params)) };
     // What is returned is an index among the thread's registered rings, and nobody's descriptor.
     if index < 0 { Err(io::Error::last_os_error()) } else { Ok(memory) }
+}
+
+/// `IORING_SETUP_NO_MMAP` takes whole pages: one for the entries, one for both queues.
+fn page_bytes() -> usize {
+    // SAFETY: sysconf(3) touches no memory of ours.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(4096)
 }
 
 /// Pages of our own, which no child gets.
@@ -82,7 +86,7 @@ impl Memory {
         let address = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                MEMORY_BYTES,
+                2 * page_bytes(),
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
                 -1,
@@ -92,7 +96,7 @@ impl Memory {
         let mapped = if address == libc::MAP_FAILED { None } else { NonNull::new(address) };
         let memory = Self(mapped.ok_or_else(io::Error::last_os_error)?);
         // SAFETY: the pages were mapped just now. Copy on write in a child must not part us from them.
-        unsafe { libc::madvise(address, MEMORY_BYTES, libc::MADV_DONTFORK) };
+        unsafe { libc::madvise(address, 2 * page_bytes(), libc::MADV_DONTFORK) };
         Ok(memory)
     }
 }
@@ -101,7 +105,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: mapped by `map`, unmapped once, and nothing of ours points into it. The kernel may
         // still have the pages, which are its own by then.
-        unsafe { libc::munmap(self.0.as_ptr(), MEMORY_BYTES) };
+        unsafe { libc::munmap(self.0.as_ptr(), 2 * page_bytes()) };
     }
 }
 
@@ -114,6 +118,11 @@ mod tests {
     #[test]
     fn a_thread_keeps_a_ring_from_its_first_on_where_the_kernel_lets_it() {
         let possible = make().is_ok();
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc");
+        let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        // IORING_SETUP_NO_SQARRAY is of 6.6.
+        assert_eq!(possible, version >= (6, 6), "{release}");
         let thread = std::thread::spawn(move || {
             for _ in 0..3 {
                 let setup = Setup { entries: 8, cq_entries: 16, ..Setup::default() };

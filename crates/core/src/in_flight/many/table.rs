@@ -126,7 +126,8 @@ impl InFlight {
                     budget.inline_bytes = budget.inline_bytes.saturating_sub(inline_bytes);
                     punted
                 });
-                sq.push(&Sqe(entry));
+                let pushed = sq.push(&Sqe(entry));
+                debug_assert!(pushed, "no more are taken than there is room for");
                 *with_kernel += 1;
                 budget.entries -= 1;
             }
