@@ -12,12 +12,18 @@ export interface Gauges {
   mappings: number
   /** Mappings that a child does not get (`dc` in smaps): arenas, and V8's own pages. */
   keptFromChildren: number
+  /** Resident memory of those: of arenas and V8, without that of the allocator. */
+  keptMiB: number
 }
 
 export function gauges(): Gauges {
   const status = readFileSync('/proc/self/status', 'utf8')
   const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1])
   const smaps = readFileSync('/proc/self/smaps', 'utf8')
+  // Of each mapping: its resident KiB, and whether children get it.
+  const kept = [...smaps.matchAll(/^Rss:\s+(\d+) kB$[^]*?^VmFlags:(.*)$/gm)]
+    .filter(([, , flags]) => / dc\b/.test(flags as string))
+    .map(([, kib]) => Number(kib))
   const links = readdirSync('/proc/self/fd').map((fd) => {
     try {
       return readlinkSync(`/proc/self/fd/${fd}`)
@@ -32,7 +38,8 @@ export function gauges(): Gauges {
     rings: links.filter((link) => link.includes('io_uring')).length,
     threads: field('Threads'),
     mappings: smaps.match(/^VmFlags:/gm)?.length ?? 0,
-    keptFromChildren: smaps.match(/^VmFlags:.* dc\b/gm)?.length ?? 0,
+    keptFromChildren: kept.length,
+    keptMiB: Math.round(kept.reduce((sum, kib) => sum + kib, 0) / 1024),
   }
 }
 
@@ -53,7 +60,7 @@ export function descriptorNames(): string {
 export function show(g: Gauges): string {
   return (
     `RSS ${g.rssMiB} MiB, ${g.descriptors} descriptors, ${g.rings} rings, ${g.threads} threads, ` +
-    `${g.mappings} mappings, ${g.keptFromChildren} of them DONTFORK`
+    `${g.mappings} mappings, ${g.keptFromChildren} of them DONTFORK with ${g.keptMiB} MiB`
   )
 }
 
@@ -61,6 +68,7 @@ export function show(g: Gauges): string {
 const RSS_SLACK_MIB = 64
 /** V8's own mappings come and go, with and without DONTFORK. A run makes far more queues. */
 const MAPPINGS_SLACK = 80
+const KEPT_SLACK_MIB = 24
 /** Threads of V8, libuv and the kernel's workers, which leave after 5 s without work. */
 const THREADS_SLACK = 1
 
@@ -73,6 +81,7 @@ export function grown(before: Gauges, now: Gauges): string[] {
     ['threads', THREADS_SLACK],
     ['mappings', MAPPINGS_SLACK],
     ['keptFromChildren', MAPPINGS_SLACK],
+    ['keptMiB', KEPT_SLACK_MIB],
   ]
   return limits
     .filter(([name, slack]) => now[name] > before[name] + slack)

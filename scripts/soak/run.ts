@@ -1,8 +1,8 @@
 /**
  * `npm run soak`: everything that the library does, mixed, for as long as you like, every byte
  * verified. Exits with 1 and an account when bytes are wrong, something hangs, or something grew. It is
- * started with MALLOC_ARENA_MAX=2: what the allocator keeps of each thread that ended would be taken
- * for growth.
+ * started with MALLOC_ARENA_MAX=2 and MALLOC_MMAP_THRESHOLD_=131072 (mallopt(3)): what the allocator keeps of
+ * each thread that ended, and between Buffers of a megabyte, would be taken for growth.
  */
 import { join } from 'node:path'
 import { setTimeout as after } from 'node:timers/promises'
