@@ -21,7 +21,7 @@ export function gauges(): Gauges {
   const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1])
   const smaps = readFileSync('/proc/self/smaps', 'utf8')
   // Of each mapping: its resident KiB, and whether children get it.
-  const kept = [...smaps.matchAll(/^Rss:\s+(\d+) kB$[^]*?^VmFlags:(.*)$/gm)]
+  const kept = [...smaps.matchAll(/^Rss:\s+(\d+) kB$[\s\S]*?^VmFlags:(.*)$/gm)]
     .filter(([, , flags]) => / dc\b/.test(flags as string))
     .map(([, kib]) => Number(kib))
   const links = readdirSync('/proc/self/fd').map((fd) => {
