@@ -24,7 +24,7 @@ import {
   systemError,
   uringError,
 } from './errors.js'
-import type { FileState } from './file-state.js'
+import { type FileState, isEndless } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { hasBytes } from './memory.js'
 import { checkModifiers } from './modifiers.js'
@@ -38,6 +38,8 @@ const { EBADF, ECANCELED } = ERRNO
  * one go are what a timer waits for.
  */
 const WINDOW = 1024
+/** Between two requests to cancel what may not have started, in milliseconds. */
+const CANCEL_AGAIN_MS = 2
 
 /** Options of {@link Queue.submit}. */
 export interface SubmitOptions extends LimitOptions {
@@ -156,6 +158,9 @@ export class Batch {
   #whole: Operation | undefined
   readonly #wholeNumber: number
   #settle: (() => void) | undefined
+  /** Of a hard chain: its members. */
+  #members: readonly Operation[] = []
+  #asksAgain = false
   #next = 0
   #underWay = 0
   #settled = 0
@@ -251,6 +256,8 @@ export class Batch {
     const { file, other, opcode, view, length } = this.#list[index] as BatchOperation
     const bytesWritten = isOutgoing(opcode) ? 0 : undefined
     if (file?.cancelled || other?.cancelled) return abortError(undefined, bytesWritten)
+    const endsReads = this.#operations.endsReads || file?.readsCancelled === true
+    if (endsReads && isEndless(opcode)) return abortError()
     if (view === undefined || hasBytes(view, length)) return undefined
     return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode), bytesWritten })
   }
@@ -296,15 +303,17 @@ export class Batch {
   /** A close is not only a call: it waits for what uses the file, and it is the queue's to know. */
   #close(file: FileState): void {
     const index = this.#next++
-    this.#underWay++
-    void file.close().then(
-      () => this.#keep(index, 0),
-      (error: Error) => this.#keep(index, error),
-    )
+    // It has no place in the window: it may wait for operations that are still to get one.
+    const keep = (result: BatchResult<Result>) => {
+      this.#underWay++
+      this.#keep(index, result)
+    }
+    void file.close().then(() => keep(0), keep)
   }
 
   /** Takes what one of them came to, and makes of it what is to be told. */
   put(index: number, value: unknown): void {
+    if (this.#members.length > 0) this.#cancelAgain()
     const { finish } = this.#list[index] as BatchOperation<Result>
     if (finish === undefined || value instanceof Error) {
       this.#keep(index, (value as number | Error | undefined) ?? 0)
@@ -365,7 +374,24 @@ export class Batch {
       return
     }
     first.chain = members
+    if (this.isHard) this.#members = members
     this.#operations.begin(first)
+  }
+
+  /**
+   * The kernel cancels no link that has not started, and the next of a hard chain starts when the one
+   * before it is cancelled: it is asked for again, until it has started, or is over.
+   */
+  #cancelAgain(): void {
+    if (this.#asksAgain) return
+    const isLeft = (op: Operation) => op.batch === this && op.cancelled && op.staged
+    if (!this.#members.some(isLeft)) return
+    this.#asksAgain = true
+    setTimeout(() => {
+      this.#asksAgain = false
+      for (const op of this.#members) if (isLeft(op)) this.#operations.backend.cancel(op.slot)
+      this.#cancelAgain()
+    }, CANCEL_AGAIN_MS)
   }
 
   /** The next one ends without having begun. */

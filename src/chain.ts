@@ -162,7 +162,9 @@ export function goOnWithChain(
   batch: Batch,
   succeeded: boolean,
 ): void {
-  if ((succeeded || batch.isHard) && !members.some((op) => op.cancelled)) {
+  // A record that has settled meanwhile is somebody else's.
+  const whole = members.every((op) => op.batch === batch)
+  if (whole && (succeeded || batch.isHard) && !members.some((op) => op.cancelled)) {
     if (members.every((op) => copyAnew(operations, op))) {
       stageChain(operations, members, batch)
       return
@@ -181,7 +183,9 @@ function copyAnew(operations: Operations, op: Operation): boolean {
 
 /** Ends members that hold their memory and are not staged. */
 function endHeld(operations: Operations, members: readonly Operation[], batch: Batch): void {
-  for (const op of members) if (op.kind === KIND_TRANSFER) operations.transfers.letGo(op)
+  for (const op of members) {
+    if (op.batch === batch && op.kind === KIND_TRANSFER) operations.transfers.letGo(op)
+  }
   endChain(operations, members, batch)
 }
 

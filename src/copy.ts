@@ -33,20 +33,34 @@ class Copy {
   readonly #toPosition: number | bigint
   readonly #length: number
   readonly #limits: Limits | undefined
+  /** Throws when the copy is to end. */
+  readonly #check: () => void
   #done = 0
 
-  constructor(from: FileState, to: FileState, options: CopyOptions, limits: Limits | undefined) {
+  constructor(
+    from: FileState,
+    to: FileState,
+    options: CopyOptions,
+    limits: Limits | undefined,
+    check: () => void,
+  ) {
     this.#from = from
     this.#to = to
     this.#position = options.position ?? 0
     this.#toPosition = options.toPosition ?? 0
     this.#length = options.length ?? Number.MAX_SAFE_INTEGER
     this.#limits = limits
+    this.#check = check
   }
 
   async run(): Promise<number> {
     try {
-      for (const file of [this.#from, this.#to]) if (file.fills === undefined) await file.learn()
+      for (const file of [this.#from, this.#to]) {
+        if (file.fills === undefined) await file.learn()
+        this.#check()
+        // Without it nobody knows whether it has positions.
+        if (file.fills === undefined) throw systemError(-EIO, 'fstat')
+      }
       const direct = this.#from.blockBytes !== 0 || this.#to.blockBytes !== 0
       const bySplice = !direct && !this.#from.operations.kernel.lacks(OP_SPLICE)
       if (!bySplice || !(await this.#splice())) await this.#readAndWrite()
@@ -90,6 +104,7 @@ class Copy {
     const file = side === SPLICE_FROM ? from : to
     const start = side === SPLICE_FROM ? this.#position : this.#toPosition
     const [offset, position] = file.fills ? [side, moved(start, this.#done)] : [0, 0]
+    this.#check()
     const options = { other: from, limits: this.#limits, internal: true }
     const { operations } = this.#from
     return Number(await operations.call(OP_SPLICE, to, offset, length, position, options))
@@ -102,6 +117,7 @@ class Copy {
     while (this.#done < this.#length) {
       const wanted = Math.min(this.#length - this.#done, piece.length)
       const position = moved(this.#position, this.#done)
+      this.#check()
       const read = await transfers.transfer(
         OP_READ,
         from,
@@ -116,6 +132,7 @@ class Copy {
       const at = moved(this.#toPosition, this.#done)
       checkAlignment(to, read, at)
       const bytes = piece.subarray(0, read)
+      this.#check()
       await transfers.transfer(OP_WRITE, to, bytes, read, at, false, limits, true)
       this.#done += read
     }
@@ -138,6 +155,13 @@ export function copyTo(from: FileState, to: FileState, options: CopyOptions = {}
   const over = overBefore(limits, OP_SPLICE, 0)
   if (over !== undefined) return rejected(over)
   // Both count as in use until it is over.
-  const work = operations.outside(from, OP_SPLICE, new Copy(from, to, options, limits).run())
-  return operations.outside(to, OP_SPLICE, work)
+  return operations.outside(to, OP_SPLICE, (checkTo) =>
+    operations.outside(from, OP_SPLICE, (checkFrom) => {
+      const check = () => {
+        checkTo()
+        checkFrom()
+      }
+      return new Copy(from, to, options, limits, check).run()
+    }),
+  )
 }

@@ -2,6 +2,7 @@
  * What an open file is to the operations on it, how it is closed, and how long that waits. The public
  * `File` is over this; operations hold this and not the `File`, which can be collected.
  */
+import { fstatSync } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
 import {
   OP_CLOSE,
@@ -59,6 +60,8 @@ export class FileState {
   onIdle: (() => void) | undefined = undefined
   /** Called when the descriptor is closed. */
   onClosed: (() => void) | undefined = undefined
+  /** Whether its reads were cancelled: those of a batch that have not begun begin no more. */
+  readsCancelled = false
   #commits: Commits | undefined
   #closing: Promise<void> | undefined
   #learning: Promise<void> | undefined
@@ -88,9 +91,8 @@ export class FileState {
 
   /** Finds out what kind of file this is, once. One that cannot say is read like a stream. */
   learn(): Promise<void> {
-    this.#learning ??= this.statx(STATX_STATS).then(
-      (bytes) => {
-        const stats = new Stats(bytes)
+    this.#learning ??= this.#stats().then(
+      (stats) => {
         this.fills = stats.isFile() || stats.isBlockDevice()
       },
       // Whoever asked takes what it has; the next asks again.
@@ -99,6 +101,12 @@ export class FileState {
       },
     )
     return this.#learning
+  }
+
+  /** What learns must not wait for a slot: those who wait for it may have them all. */
+  async #stats(): Promise<{ isFile(): boolean; isBlockDevice(): boolean }> {
+    if (this.operations.slots.isFull) return fstatSync(this.fd)
+    return new Stats(await this.statx(STATX_STATS))
   }
 
   /** Asks a direct file for its alignment. `open` waits for it. */
@@ -150,6 +158,7 @@ export class FileState {
 
   /** Cancels reads, which may never end by themselves; writes are left alone. */
   cancelReads(): void {
+    this.readsCancelled = true
     this.operations.cancel((op) => isOn(op, this) && isEndless(op.opcode))
   }
 }

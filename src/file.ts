@@ -2,7 +2,7 @@
  * A file of a queue: positioned reads and writes, syncs, size, close. Checks arguments and hands
  * them to `operations.ts`; never touches the engine itself.
  */
-import { ftruncate } from 'node:fs'
+import { constants, ftruncate } from 'node:fs'
 import { promisify } from 'node:util'
 import {
   OP_FSYNC,
@@ -41,6 +41,7 @@ import {
 } from './modifiers.js'
 import { type Advice, type AllocateSettings, files, type SyncRangeSettings } from './op-files.js'
 import type { Operations } from './operations.js'
+import { onOwnDescriptor } from './own-descriptor.js'
 import { run } from './run.js'
 import { STATX_STATS, Stats } from './stats.js'
 import {
@@ -355,7 +356,10 @@ export class File {
     const over = overBefore(limits, OP_FTRUNCATE)
     if (over !== undefined) return rejected(over)
     // It cannot be cancelled: it settles with its true result.
-    return operations.outside(state, OP_FTRUNCATE, promisify(ftruncate)(state.fd, Number(length)))
+    const { O_WRONLY } = constants
+    return operations.outside(state, OP_FTRUNCATE, () =>
+      onOwnDescriptor(state.fd, O_WRONLY, (fd) => promisify(ftruncate)(fd, Number(length))),
+    )
   }
 
   /**

@@ -186,7 +186,8 @@ export class LimitKeeper implements WatchOver {
   /** Has the kernel wake us when the earliest deadline comes. */
   #arm(): void {
     const first = this.#deadlines.first
-    if (first === undefined || this.#operations.ended !== undefined) return
+    // Also while the queue closes: what is under way may need its deadline to end.
+    if (first === undefined) return
     const { backend } = this.#operations
     if (this.#armed !== undefined) {
       if (this.#armed.at <= first.deadline) return

@@ -46,6 +46,7 @@ import {
   KIND_CALL,
   KIND_MANY,
   KIND_NOP,
+  KIND_OUTSIDE,
   KIND_SHARE,
   KIND_TRANSFER,
   type Operation,
@@ -100,6 +101,8 @@ export class Operations {
   readonly observer: Observer
   readonly slots: Slots = new Slots(SLOTS_MAX)
   readonly messages: Messages = new Messages()
+  /** Whether what may never end by itself, reads and timeouts, begins no more. */
+  endsReads = false
   /** Set once nothing new may start: what new operations reject with. */
   ended: (() => Error) | undefined = undefined
   /** Called when the last operation under way has settled. */
@@ -207,7 +210,7 @@ export class Operations {
     file: FileState | undefined,
     limits: Limits | undefined,
   ): [Operation, Promise<void>] {
-    const op = this.slots.takeShare()
+    const op = this.slots.takeShare(KIND_SHARE)
     op.opcode = opcode
     op.file = file
     if (file !== undefined) file.pending++
@@ -223,17 +226,29 @@ export class Operations {
     return op
   }
 
-  /** Counts work that is done elsewhere, or in several operations, as one under way until it settles. */
-  async outside<T>(file: FileState | undefined, opcode: number, work: Promise<T>): Promise<T> {
-    const op = this.slots.take()
-    op.kind = KIND_CALL
+  /**
+   * Counts work that is done elsewhere, or in several operations, as one under way until it settles. The
+   * work is given a function that throws when it is to end early, to be called between its steps.
+   */
+  async outside<T>(
+    file: FileState | undefined,
+    opcode: number,
+    work: (check: () => void) => Promise<T>,
+  ): Promise<T> {
+    const op = this.slots.takeShare(KIND_OUTSIDE)
     op.opcode = opcode
     op.file = file
     if (file !== undefined) file.pending++
+    const { number } = op
+    const check = () => {
+      // Settled by the end of the engine, and the record somebody else's.
+      if (op.number !== number) throw this.ended?.() ?? abortError()
+      if (op.cancelled) throw abortError()
+    }
     try {
-      return await work
+      return await work(check)
     } finally {
-      this.settle(op, undefined)
+      if (op.number === number) this.settle(op, undefined)
     }
   }
 
@@ -460,7 +475,9 @@ export class Operations {
   /** Settles with an error. */
   fail(op: Operation, error: Error): void {
     if (op.begun !== 0) this.observer.fails(op, error)
-    this.settle(op, op.batch === undefined ? rejected(error) : error)
+    // A rejected promise that nobody gets would end the process.
+    const toPromise = op.batch === undefined && op.resolve !== undefined
+    this.settle(op, toPromise ? rejected(error) : error)
   }
 
   settle(op: Operation, value: unknown): void {

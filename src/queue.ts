@@ -424,6 +424,7 @@ export class Queue extends Posts {
   /** Cancels pending reads and sleeps, waits for writes, and closes. */
   [Symbol.asyncDispose](): Promise<void> {
     const closed = this.close()
+    this.#operations.endsReads = true
     this.#operations.cancel((op) => isEndless(op.opcode))
     return closed
   }

@@ -22,6 +22,7 @@ import { type LimitOptions, type Limits, overBefore } from './limits.js'
 import { hasBytes } from './memory.js'
 import type { Opened } from './native.js'
 import type { Operations } from './operations.js'
+import { onOwnDescriptor } from './own-descriptor.js'
 import { STATX_STATS, Stats } from './stats.js'
 
 const { EINVAL, EISDIR, ELOOP, EMFILE, ENOENT, EPERM } = ERRNO
@@ -155,7 +156,9 @@ async function replace(
     const file = await steps.open(temporary, parseFlags('wx'), permissions)
     try {
       if (before !== undefined || mode !== undefined)
-        await takeAfter(file.fd, before, permissions, mode)
+        await onOwnDescriptor(file.fd, fs.constants.O_RDONLY, (fd) =>
+          takeAfter(fd, before, permissions, mode),
+        )
       await steps.write(file, data)
       await steps.call(OP_FSYNC, file, [0, 0])
     } finally {

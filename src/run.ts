@@ -31,8 +31,9 @@ export function run<T extends Result>(
   if (over !== undefined) return rejected(over)
   if (fallback === undefined) return byRing(operations, made, limits)
   // It cannot be cancelled: it settles with its true result.
-  const work = fallback(made as BatchOperation<never>).then((value) => (value ?? 0) as T)
-  return operations.outside(file, opcode, work)
+  return operations.outside(file, opcode, async () => {
+    return ((await fallback(made as BatchOperation<never>)) ?? 0) as T
+  })
 }
 
 async function byRing<T extends Result>(

@@ -20,6 +20,11 @@ export const KIND_BEHIND = 3
 export const KIND_MANY = 4
 /** Shares in something that others began: it has no slot and is never staged. */
 export const KIND_SHARE = 5
+/**
+ * Stands for work that is done elsewhere, or in several operations: it has no slot and is never staged.
+ * It is over when the work is; that it is cancelled is noted, for the work to look at.
+ */
+export const KIND_OUTSIDE = 6
 
 /** What became of trying to stage: it is, it has to wait, it is settled already. */
 export const STAGED = 0
@@ -176,7 +181,7 @@ export class Slots {
     this.#max = max
   }
 
-  /** Records that share in what others began. */
+  /** Records without a slot: {@link KIND_SHARE} and {@link KIND_OUTSIDE}. */
   readonly #shares = new Set<Operation>()
 
   /** A record with every field as it is made. It has a slot unless it will have to wait for one. */
@@ -199,12 +204,12 @@ export class Slots {
     return bare
   }
 
-  /** A record of {@link KIND_SHARE}. */
-  takeShare(): Operation {
+  /** A record without a slot. */
+  takeShare(kind: typeof KIND_SHARE | typeof KIND_OUTSIDE): Operation {
     this.pending++
     const op = this.#bare.pop() ?? new Operation()
     op.busy = true
-    op.kind = KIND_SHARE
+    op.kind = kind
     this.#shares.add(op)
     return op
   }
@@ -217,7 +222,7 @@ export class Slots {
     op.staged = false
     op.cancelled = false
     op.resolve = undefined
-    if (op.kind === KIND_SHARE) this.#shares.delete(op)
+    if (op.kind >= KIND_SHARE) this.#shares.delete(op)
     if (op.kind !== KIND_NOP) clear(op)
     if (op.batch !== undefined) clearBatch(op)
     if (op.slot >= 0) this.#spare.push(op)
@@ -249,6 +254,12 @@ export class Slots {
     this.bySlot[op.slot] = other
     this.#spare.push(other)
     op.slot = -1
+  }
+
+  /** Whether an operation that came now would have to wait for a slot. */
+  get isFull(): boolean {
+    if (this.forSlot.head !== undefined) return true
+    return this.#spare.length === 0 && this.bySlot.length >= this.#max
   }
 
   /** How many wait, for a slot or for memory. */

@@ -102,17 +102,24 @@ export function vectored(what: Vectored): Promise<number> {
   if (what.length === 0) return Promise.resolve(0)
   const aligned = file.blockBytes === 0 || remainder(position, file.blockBytes) === 0
   const vectors = aligned && !operations.kernel.lacks(opcode) ? placesOf(file, buffers) : undefined
-  const work = vectors === undefined ? copied(what, [...buffers]) : inPlace(what, vectors)
-  return operations.outside(file, opcode, work)
+  return operations.outside(file, opcode, (check) =>
+    vectors === undefined ? copied(what, [...buffers], check) : inPlace(what, vectors, check),
+  )
 }
 
 /** Whether a read that was not cut off by its end goes on, as `readAt` does. */
-async function goesOn(file: FileState): Promise<boolean> {
+async function goesOn(file: FileState, check: () => void): Promise<boolean> {
   if (file.fills === undefined) await file.learn()
+  // A question that was cancelled has no answer.
+  if (file.fills === undefined) check()
   return file.fills === true
 }
 
-async function inPlace(what: Vectored, vectors: readonly Vector[]): Promise<number> {
+async function inPlace(
+  what: Vectored,
+  vectors: readonly Vector[],
+  check: () => void,
+): Promise<number> {
   const { file, opcode, position, limits, flags } = what
   const { operations } = file
   let [done, at, skip] = [0, 0, 0]
@@ -120,6 +127,7 @@ async function inPlace(what: Vectored, vectors: readonly Vector[]): Promise<numb
     const [bytes, asked] = stagedFrom(vectors, at, skip)
     const options = { bytes, limits, flags, internal: true }
     const from = moved(position, done)
+    checkBetween(opcode, done, check)
     const result = Number(
       await operations.call(opcode, file, 0, 0, from, options).catch((error: Error) => {
         throw withWritten(opcode, error, done)
@@ -132,7 +140,7 @@ async function inPlace(what: Vectored, vectors: readonly Vector[]): Promise<numb
       if (opcode === OP_WRITEV && result === 0) return failed(what, -EIO, done)
       const block = file.blockBytes
       const ends = (flags & NOWAIT) !== 0 || (block !== 0 && result % block !== 0)
-      if (opcode === OP_READV && (result === 0 || ends || !(await goesOn(file)))) return done
+      if (opcode === OP_READV && (result === 0 || ends || !(await goesOn(file, check)))) return done
     }
     for (skip += result; at < vectors.length; at++) {
       const { length } = vectors[at] as Vector
@@ -148,12 +156,25 @@ function failed({ opcode, flags }: Vectored, result: number, done: number): Prom
   return rejected(refusedModifier(flags, error))
 }
 
+/** Whether it is to end between two pieces; what it throws then says how much was written. */
+function checkBetween(opcode: number, done: number, check: () => void): void {
+  try {
+    check()
+  } catch (error) {
+    throw withWritten(opcode, error as Error, done)
+  }
+}
+
 function withWritten<E extends Error>(opcode: number, error: E, done: number): E {
   return opcode === OP_WRITEV ? Object.assign(error, { bytesWritten: done }) : error
 }
 
 /** Through one buffer: gathered before it is written, scattered when it was read. */
-async function copied(what: Vectored, buffers: readonly ArrayBufferView[]): Promise<number> {
+async function copied(
+  what: Vectored,
+  buffers: readonly ArrayBufferView[],
+  check: () => void,
+): Promise<number> {
   const { file, opcode, length, position, limits, flags } = what
   const { transfers } = file.operations
   const reads = opcode === OP_READV
@@ -166,6 +187,7 @@ async function copied(what: Vectored, buffers: readonly ArrayBufferView[]): Prom
       each(buffers, lengths, done, piece.length, 'write', (bytes, at) => piece.set(bytes, at))
     }
     const from = moved(position, done)
+    checkBetween(opcode, done, check)
     let count: number
     try {
       const { length } = piece
@@ -181,7 +203,7 @@ async function copied(what: Vectored, buffers: readonly ArrayBufferView[]): Prom
       })
     }
     done += count
-    if (count < piece.length || (reads && done < length && !(await goesOn(file)))) break
+    if (count < piece.length || (reads && done < length && !(await goesOn(file, check)))) break
   }
   return done
 }

@@ -106,7 +106,8 @@ impl Files {
             None => return Err(BadFile::Full),
         };
         let entry = &mut self.entries[index as usize];
-        entry.generation = entry.generation.wrapping_add(1);
+        // Never 0: the first place's handle would be 0 then, which says that there is no file.
+        entry.generation = entry.generation.wrapping_add(1).max(1);
         entry.descriptor = Some(descriptor);
         entry.direct = direct;
         entry.registered = false;

@@ -259,15 +259,6 @@ impl InFlight {
             .is_some_and(|place| matches!(place.state, State::Staged | State::Doomed))
     }
 
-    /// Whether the kernel has this very operation.
-    #[must_use]
-    pub fn has(&self, user_data: u64) -> bool {
-        self.slots.get(user_data as u32 as usize).is_some_and(|place| {
-            matches!(place.state, State::Submitted | State::CutOff)
-                && u64::from(place.generation) == user_data >> 32
-        })
-    }
-
     /// The chain ends with the staged operation at `slot`: what was to follow will not.
     pub fn end_chain(&mut self, slot: u32) {
         self.slots[slot as usize].linked = false;

@@ -183,3 +183,17 @@ fn only_the_first_member_of_a_chain_can_drain() {
     it.engine.stage_many(common::many_nops(2, 100)).expect("staged");
     assert_eq!(it.result(2), 100, "nothing waits for a drain that is none");
 }
+
+#[test]
+fn a_drain_is_over_when_all_of_its_chain_is_though_the_bound_of_an_operation_comes_first() {
+    let mut it = Loop::new(small());
+    let (fifo, _writer) = it.fifo();
+    let chunk = it.chunk(1);
+    it.stage(&drain(link(read(0, fifo, chunk, (0, 1), 0))));
+    it.stage(&link_timeout(1, Duration::from_millis(5)));
+    it.stage(&nop(2));
+    it.settle();
+    assert_eq!(slots(&it)[2], 2, "{:?}", it.done);
+    assert_eq!(it.result(0), CANCELED);
+    assert_eq!(it.result(1), ETIME);
+}

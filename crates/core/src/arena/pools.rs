@@ -132,7 +132,7 @@ impl Arena {
         self.unused_bytes[pool] -= slab.mapping.len();
         // The number is reused with generations that no id of the old slab has.
         let newest = slab.chunks.iter().map(|chunk| chunk.generation).max().unwrap_or(0);
-        self.next_generation = self.next_generation.max(newest + 1) & ((1 << GENERATION_BITS) - 1);
+        self.next_generation = self.next_generation.max(following(newest));
         if slab.registration == Registration::Registered {
             self.retired.push(index as u16);
         } else {
@@ -153,7 +153,7 @@ impl Arena {
         let pool = slab.pool as usize;
         let chunk = &mut slab.chunks[place];
         chunk.used_before = true;
-        chunk.generation = (chunk.generation + 1) & ((1 << GENERATION_BITS) - 1);
+        chunk.generation = following(chunk.generation);
         let was_full = slab.free.is_empty();
         slab.free.push(place as u16);
         let (class, chunk_bytes) = (slab.class, slab.chunk_bytes);
@@ -169,5 +169,24 @@ impl Arena {
                 self.retire(id.slab());
             }
         }
+    }
+}
+
+/// The generation after this one. Never 0: the first chunk of the first slab would be number 0 then, which
+/// says that there is none.
+const fn following(generation: u32) -> u32 {
+    let next = (generation + 1) & ((1 << GENERATION_BITS) - 1);
+    if next == 0 { 1 } else { next }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generation_after_the_last_is_the_first_and_no_number_is_0() {
+        assert_eq!(following(1), 2);
+        assert_eq!(following((1 << GENERATION_BITS) - 1), 1);
+        assert_ne!(ChunkId::new(0, 0, following((1 << GENERATION_BITS) - 1)).number(), 0);
     }
 }

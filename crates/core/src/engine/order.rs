@@ -16,8 +16,8 @@ pub(super) struct Order {
     sequence: u64,
     /// Of the drains that are staged, oldest first.
     waiting: VecDeque<u64>,
-    /// The drain that the kernel has: when it was staged, and the user_data of its last member.
-    running: Option<(u64, u64)>,
+    /// The drain that the kernel has: when it was staged.
+    running: Option<u64>,
     /// Whether what is staged had to wait for a drain when it was last looked at.
     blocked: bool,
     /// Whether there may be something beside what is staged in order: many, or urgent.
@@ -40,22 +40,19 @@ impl Order {
         self.waiting.pop_front();
     }
 
-    /// The drain at the front goes to the kernel; it is over when `last` is.
-    pub(super) fn start_drain(&mut self, last: u64) {
-        if let Some(sequence) = self.waiting.pop_front() {
-            self.running = Some((sequence, last));
-        }
+    /// The drain at the front goes to the kernel.
+    pub(super) fn start_drain(&mut self) {
+        self.running = self.waiting.pop_front();
     }
 
-    /// Whether all that is staged waits for a drain that the kernel has.
+    /// Whether all that is staged waits for a drain that the kernel has. It starts when the kernel has
+    /// nothing, and gets nothing beside: so it is over, with all its members, in whatever order they come
+    /// (a bound whose time is up comes first), when the kernel has nothing again.
     #[inline]
     pub(super) fn waits(&mut self, in_flight: &InFlight) -> bool {
-        self.blocked = false;
-        if let Some((_, last)) = self.running {
-            self.blocked = in_flight.has(last);
-            if !self.blocked {
-                self.running = None;
-            }
+        self.blocked = self.running.is_some() && in_flight.with_kernel() > 0;
+        if !self.blocked {
+            self.running = None;
         }
         self.blocked
     }
@@ -68,8 +65,7 @@ impl Order {
 
     /// Only many that were staged before this may go.
     pub(super) fn before(&self) -> u64 {
-        let running = self.running.map(|(sequence, _)| sequence);
-        running.or(self.waiting.front().copied()).unwrap_or(u64::MAX)
+        self.running.or(self.waiting.front().copied()).unwrap_or(u64::MAX)
     }
 
     #[inline]

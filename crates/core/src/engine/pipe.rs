@@ -36,7 +36,10 @@ impl Engine {
         match self.add_file(OwnedFd::from(writer), false) {
             Ok(writer) => Ok(Pipe { reader, writer, bytes }),
             Err(bad) => {
-                drop(self.files.remove(reader.0));
+                if let Ok((_, Some(place))) = self.files.remove(reader.0) {
+                    // The registered table has a reference of its own.
+                    self.update_file(place, -1);
+                }
                 Err(full(bad))
             }
         }

@@ -134,8 +134,7 @@ impl Engine {
         }
         drop(sq);
         if drains {
-            let last = self.in_flight.target(members[length - 1]);
-            self.order.start_drain(last.user_data);
+            self.order.start_drain();
         }
         if length > 1 {
             self.chains.push((before, members));
