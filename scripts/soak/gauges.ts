@@ -9,6 +9,8 @@ export interface Gauges {
   descriptors: number
   rings: number
   threads: number
+  /** Threads of the kernel's that work for rings. A thread that has had one keeps one of each kind. */
+  kernelWorkers: number
   mappings: number
   /** Mappings that a child does not get (`dc` in smaps): arenas, and V8's own pages. */
   keptFromChildren: number
@@ -24,23 +26,30 @@ export function gauges(): Gauges {
   const kept = [...smaps.matchAll(/^Rss:\s+(\d+) kB$[\s\S]*?^VmFlags:(.*)$/gm)]
     .filter(([, , flags]) => / dc\b/.test(flags as string))
     .map(([, kib]) => Number(kib))
-  const links = readdirSync('/proc/self/fd').map((fd) => {
-    try {
-      return readlinkSync(`/proc/self/fd/${fd}`)
-    } catch {
-      return ''
-    }
-  })
+  const links = names('/proc/self/fd', (path) => readlinkSync(path))
+  const threads = names('/proc/self/task', (path) => readFileSync(`${path}/comm`, 'utf8'))
   return {
     rssMiB: Math.round(field('VmRSS') / 1024),
     // Node leaves the module open that a worker was loading when it was killed: `a.js`.
     descriptors: links.filter((link) => link !== '' && !/\.[cm]?js(on)?$/.test(link)).length,
     rings: links.filter((link) => link.includes('io_uring')).length,
-    threads: field('Threads'),
+    threads: threads.filter((name) => !name.startsWith('iou-')).length,
+    kernelWorkers: threads.filter((name) => name.startsWith('iou-wrk')).length,
     mappings: smaps.match(/^VmFlags:/gm)?.length ?? 0,
     keptFromChildren: kept.length,
     keptMiB: Math.round(kept.reduce((sum, kib) => sum + kib, 0) / 1024),
   }
+}
+
+/** What `look` says of each entry of a folder of /proc; '' of one that is gone. */
+function names(folder: string, look: (path: string) => string): string[] {
+  return readdirSync(folder).map((name) => {
+    try {
+      return look(`${folder}/${name}`)
+    } catch {
+      return ''
+    }
+  })
 }
 
 /** What the open descriptors are, the same ones counted together. */
@@ -59,7 +68,7 @@ export function descriptorNames(): string {
 
 export function show(g: Gauges): string {
   return (
-    `RSS ${g.rssMiB} MiB, ${g.descriptors} descriptors, ${g.rings} rings, ${g.threads} threads, ` +
+    `RSS ${g.rssMiB} MiB, ${g.descriptors} descriptors, ${g.rings} rings, ${g.threads} threads, ${g.kernelWorkers} kernel workers, ` +
     `${g.mappings} mappings, ${g.keptFromChildren} of them DONTFORK with ${g.keptMiB} MiB`
   )
 }
@@ -69,8 +78,10 @@ const RSS_SLACK_MIB = 64
 /** V8's own mappings come and go, with and without DONTFORK. A run makes far more queues. */
 const MAPPINGS_SLACK = 80
 const KEPT_SLACK_MIB = 24
-/** Threads of V8, libuv and the kernel's workers, which leave after 5 s without work. */
+/** Threads of V8 and libuv. */
 const THREADS_SLACK = 1
+/** One of each kind, bounded and not, of the main thread; others leave after 5 s without work. */
+const KERNEL_WORKERS_SLACK = 2
 
 /** What is more at the end than at the checkpoint. */
 export function grown(before: Gauges, now: Gauges): string[] {
@@ -79,6 +90,7 @@ export function grown(before: Gauges, now: Gauges): string[] {
     ['descriptors', 0],
     ['rings', 0],
     ['threads', THREADS_SLACK],
+    ['kernelWorkers', KERNEL_WORKERS_SLACK],
     ['mappings', MAPPINGS_SLACK],
     ['keptFromChildren', MAPPINGS_SLACK],
     ['keptMiB', KEPT_SLACK_MIB],
