@@ -75,7 +75,7 @@ test.serial(
     t.is(last.descriptors, warm.descriptors)
     // Node's own come and go. One for each worker would be 30 more.
     t.true(last.threads < warm.threads + 5, `${warm.threads}, then ${last.threads} threads`)
-    t.is(last.kernelWorkers, 0)
+    t.true(last.kernelWorkers < 5, `${last.kernelWorkers} kernel workers`)
     // V8's own come and go, some 15 in all. One for each worker would be 30, and a slab each 120 MiB.
     t.true(last.mappings < warm.mappings + 25, `${warm.mappings}, then ${last.mappings}`)
     t.true(last.mappedMiB < warm.mappedMiB + 100, `${warm.mappedMiB}, then ${last.mappedMiB} MiB`)
