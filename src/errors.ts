@@ -360,3 +360,17 @@ function digits(value: unknown): string {
   const text = String(value).replace(/\B(?=(\d{3})+$)/g, '_')
   return typeof value === 'bigint' ? `${text}n` : text
 }
+
+/**
+ * Runs what is the user's, or has been in the user's hands: what it throws is reported as uncaught, as
+ * what any callback throws, and whoever runs it goes on.
+ */
+export function standsAlone(work: () => void): void {
+  try {
+    work()
+  } catch (error) {
+    process.nextTick(() => {
+      throw error
+    })
+  }
+}

@@ -3,6 +3,8 @@
  * bookkeeping, but for the calls of the listener, which is the user's.
  */
 
+import { standsAlone } from './errors.js'
+
 /** Called with each message. */
 export type MessageListener = (value: number) => void
 
@@ -65,13 +67,8 @@ export class Messages {
     if (this.#values.length === 0) return
     while (this.#listener !== null && this.#told < this.#values.length) {
       const listener = this.#listener
-      try {
-        listener(this.#values[this.#told++] as number)
-      } catch (error) {
-        process.nextTick(() => {
-          throw error
-        })
-      }
+      const value = this.#values[this.#told++] as number
+      standsAlone(() => listener(value))
     }
     if (this.#told > 0) this.#values.splice(0, this.#told)
     this.#told = 0

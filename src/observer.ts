@@ -4,7 +4,7 @@
  */
 import { tracingChannel } from 'node:diagnostics_channel'
 import { syscallOfCall } from './backend.js'
-import { systemError } from './errors.js'
+import { standsAlone, systemError } from './errors.js'
 import { type Durations, Samples } from './histogram.js'
 import { KIND_CALL, KIND_MANY, type Operation } from './slots.js'
 
@@ -85,6 +85,7 @@ export class Observer {
   /** An operation that was begun has failed; it settles next. */
   fails(op: Operation, error: Error): void {
     const { message } = op
+    // Subscribers have had the message, and may have made of it what throws.
     if (message !== undefined) standsAlone(() => tellFailure(message, error))
   }
 
@@ -145,17 +146,6 @@ function tellEnd(message: OperationMessage, value: unknown): void {
   }
   asyncStart.publish(message)
   asyncEnd.publish(message)
-}
-
-/** Subscribers have had the message, and may have made of it what throws: the operation goes on. */
-function standsAlone(work: () => void): void {
-  try {
-    work()
-  } catch (error) {
-    process.nextTick(() => {
-      throw error
-    })
-  }
 }
 
 function nameOf(op: Operation): string {

@@ -308,7 +308,7 @@ export class Queue extends Posts {
 
   /**
    * A number that names this queue in its process while it is open: for {@link Queue.post} and the
-   * option `attach` of other queues, also of other threads, which it can be posted to. Throws `ERR_URING_CLOSED`, and
+   * option `attach` of other queues, also of other threads. Throws `ERR_URING_CLOSED`, and
    * `ERR_URING_UNSUPPORTED` on node:fs.
    */
   get handle(): number {
