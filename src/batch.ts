@@ -38,8 +38,6 @@ const { EBADF, ECANCELED } = ERRNO
  * one go are what a timer waits for.
  */
 const WINDOW = 1024
-/** Between two requests to cancel what may not have started, in milliseconds. */
-const CANCEL_AGAIN_MS = 2
 
 /** Options of {@link Queue.submit}. */
 export interface SubmitOptions extends LimitOptions {
@@ -158,9 +156,6 @@ export class Batch {
   #whole: Operation | undefined
   readonly #wholeNumber: number
   #settle: (() => void) | undefined
-  /** Of a hard chain: its members. */
-  #members: readonly Operation[] = []
-  #asksAgain = false
   #next = 0
   #underWay = 0
   #settled = 0
@@ -313,7 +308,6 @@ export class Batch {
 
   /** Takes what one of them came to, and makes of it what is to be told. */
   put(index: number, value: unknown): void {
-    if (this.#members.length > 0) this.#cancelAgain()
     const { finish } = this.#list[index] as BatchOperation<Result>
     if (finish === undefined || value instanceof Error) {
       this.#keep(index, (value as number | Error | undefined) ?? 0)
@@ -374,24 +368,7 @@ export class Batch {
       return
     }
     first.chain = members
-    if (this.isHard) this.#members = members
     this.#operations.begin(first)
-  }
-
-  /**
-   * The kernel cancels no link that has not started, and the next of a hard chain starts when the one
-   * before it is cancelled: it is asked for again, until it has started, or is over.
-   */
-  #cancelAgain(): void {
-    if (this.#asksAgain) return
-    const isLeft = (op: Operation) => op.batch === this && op.cancelled && op.staged
-    if (!this.#members.some(isLeft)) return
-    this.#asksAgain = true
-    setTimeout(() => {
-      this.#asksAgain = false
-      for (const op of this.#members) if (isLeft(op)) this.#operations.backend.cancel(op.slot)
-      this.#cancelAgain()
-    }, CANCEL_AGAIN_MS)
   }
 
   /** The next one ends without having begun. */

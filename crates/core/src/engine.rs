@@ -4,6 +4,7 @@
 //! Knows nothing of JavaScript or libuv. Never blocks, except in [`Engine::shutdown`], and there
 //! for no longer than it is told.
 
+mod cancels;
 mod end;
 mod gather;
 mod inline;
@@ -34,6 +35,7 @@ use crate::ring::Ring;
 use crate::setup::Setup;
 use crate::waiter::Waiter;
 
+use cancels::Cancels;
 use gather::Gather;
 use order::Order;
 use polled::Polled;
@@ -107,7 +109,8 @@ pub enum Turn {
     Block,
     /// The loop must come round without sleeping: there is more to do.
     Again,
-    /// The loop may sleep, for at most this long: enter was refused and is tried again.
+    /// The loop may sleep, for at most this long: enter was refused, or missed what a cancel was for,
+    /// and is tried again.
     Retry {
         /// Milliseconds.
         after_ms: u32,
@@ -170,8 +173,7 @@ pub struct Engine {
     /// Quiet operations, which go before them.
     urgent: VecDeque<u32>,
     order: Order,
-    /// user_data of operations to cancel, the next one last; they go before everything staged.
-    cancels: VecDeque<u64>,
+    cancels: Cancels,
     /// Slots that are over without the kernel: cancelled before submission. They are free, and what
     /// they hold is let go, when they are delivered, like all others.
     ready: Vec<u32>,
@@ -253,7 +255,7 @@ impl Engine {
             staged: VecDeque::with_capacity(256),
             urgent: VecDeque::new(),
             order: Order::default(),
-            cancels: VecDeque::new(),
+            cancels: Cancels::default(),
             ready: Vec::new(),
             out: Vec::with_capacity(BATCH_MAX),
             chains: Vec::new(),

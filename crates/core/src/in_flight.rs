@@ -20,13 +20,15 @@ pub use many::{Budget, Lengths, Many};
 
 /// Most slots: operations at once in one queue, waiting ones aside.
 pub const SLOTS_MAX: u32 = 1 << 20;
-/// The slot in the user_data of entries that are nobody's operation: cancels.
-const CONTROL: u64 = u32::MAX as u64;
+/// Set in the user_data of a cancel, beside that of the operation it is to cancel.
+const CANCEL: u64 = 1 << 30;
 /// The user_data of completions that other engines post into our queue. It is this constant and never
 /// made of what a caller gives, and names no slot and none of many: whatever is posted, no operation
 /// completes by it.
-const MESSAGE: u64 = 1 << 30;
+const MESSAGE: u64 = 1 << 29;
 const _: () = assert!(MESSAGE as u32 >= SLOTS_MAX && MESSAGE as u32 & many::MANY == 0);
+const _: () = assert!(CANCEL as u32 >= SLOTS_MAX && CANCEL as u32 & many::USED == 0);
+const _: () = assert!(CANCEL != MESSAGE);
 
 /// -ERESTART_RESTARTBLOCK to -ERESTARTSYS, which no system call returns.
 const RESTARTS: std::ops::RangeInclusive<i32> = -516..=-512;
@@ -53,10 +55,10 @@ impl Sqe {
     }
 }
 
-/// The user_data of entries whose completion nobody waits for.
+/// The user_data of a cancel of the operation that has `target`.
 #[must_use]
-pub(crate) const fn control_user_data() -> u64 {
-    CONTROL
+pub(crate) const fn cancel_user_data(target: u64) -> u64 {
+    target | CANCEL
 }
 
 /// The user_data that a message has in the queue it is posted to.
@@ -110,8 +112,11 @@ pub enum Arrived {
     Complete(u32, i32),
     /// More of the same operation will come.
     More,
-    /// A cancel's own completion.
-    Control,
+    /// A cancel's own completion: what it was for is over, or will be soon.
+    Cancelled,
+    /// So it is, but the kernel did not find the operation with this user_data, or not at rest, and
+    /// still has it.
+    Missed(u64),
     /// Another engine posted this.
     Message(i32),
     /// Nobody's: an unknown slot or an old generation.
@@ -296,12 +301,12 @@ impl InFlight {
         files: &mut Files,
     ) -> Arrived {
         let slot = user_data as u32;
-        if user_data == CONTROL {
-            return Arrived::Control;
-        }
         let Some(place) = self.slots.get(slot as usize) else {
             if user_data == MESSAGE {
                 return Arrived::Message(result);
+            }
+            if user_data & CANCEL != 0 {
+                return self.arrive_of_cancel(user_data & !CANCEL, result);
             }
             return self.arrive_of_many(user_data, result, arena, files);
         };
@@ -323,6 +328,31 @@ impl InFlight {
             return Arrived::Complete(slot, -libc::ECANCELED);
         }
         Arrived::Complete(slot, result)
+    }
+
+    /// EALREADY: a worker is at it, and was told to stop; one that has begun may leave it to a poll all
+    /// the same. ENOENT: it is over, or waits for the link before it, or is on its way from a worker to
+    /// a poll, and there nobody looks for it. `io_try_cancel` in Linux; `io_uring_prep_cancel(3)`
+    /// promises no more.
+    #[cold]
+    fn arrive_of_cancel(&self, target: u64, result: i32) -> Arrived {
+        let missed = matches!(-result, libc::EALREADY | libc::ENOENT);
+        if missed && self.target_of(target).is_some() {
+            Arrived::Missed(target)
+        } else {
+            Arrived::Cancelled
+        }
+    }
+
+    /// The operation with this user_data, if the kernel has it.
+    #[must_use]
+    pub fn target_of(&self, user_data: u64) -> Option<Target> {
+        let slot = user_data as u32;
+        let Some(place) = self.slots.get(slot as usize) else {
+            return self.many.target_of(user_data);
+        };
+        let submitted = matches!(place.state, State::Submitted | State::CutOff);
+        Some(place.target(slot)).filter(|target| submitted && target.user_data == user_data)
     }
 
     /// The operation at `slot` is over with `result`: lets go of its chunk and file, and turns its

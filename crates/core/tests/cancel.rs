@@ -258,3 +258,24 @@ fn a_file_can_be_closed_as_soon_as_its_cancelled_operation_is_delivered() {
     assert_eq!(it.complete(&common::close(1, fifo)), 0);
     assert_eq!(it.engine.stage(&fsync(1, fifo)), Err(Refusal::UnknownFile));
 }
+
+/// A worker that finds nothing to read leaves the read to a poll. The kernel does not find what is on
+/// its way between the two, nor does a worker that was told to stop look again once it has begun:
+/// `io_wq_submit_work`, `io_try_cancel`.
+#[test]
+fn a_read_is_cancelled_wherever_it_is_between_a_worker_and_its_poll() {
+    for task_run in TASK_RUNS {
+        let mut it = Loop::new(with_task_run(task_run));
+        let (fifo, _writer) = it.fifo();
+        let chunk = it.chunk(16);
+        for round in 0..40_000 {
+            it.stage(&punted(read(0, fifo, chunk, (0, 16), 0)));
+            it.until_block();
+            for _ in 0..round % 512 * 2 {
+                std::hint::spin_loop();
+            }
+            assert!(it.engine.cancel(0));
+            assert_eq!(it.result(0), CANCELED, "{task_run:?}");
+        }
+    }
+}

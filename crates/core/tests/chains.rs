@@ -305,22 +305,25 @@ fn cancelling_the_running_head_of_a_chain_cancels_what_waits_behind_it() {
     assert_eq!([0, 1, 2].map(|slot| results[&slot]), [CANCELED; 3]);
 }
 
-/// The kernel does not find a link that has not started. Whoever cancels it has to cancel what it
-/// waits for as well; it is not lost, and not cancelled late.
+/// The kernel does not find a link that has not started: it is asked again until it has.
 #[test]
-fn cancelling_a_link_that_waits_behind_a_running_one_has_no_effect_by_itself() {
-    let mut it = Loop::new(small());
-    let (fifo, mut writer) = it.fifo();
-    let chunk = it.chunk(1);
-    it.stage(&link(read(0, fifo, chunk, (0, 1), 0)));
-    it.stage(&nop(1));
-    it.until_block();
-    assert!(it.engine.cancel(1));
-    it.until_block();
-    assert!(it.done.is_empty());
-    writer.write_all(b"x").expect("room in the pipe");
-    it.settle();
-    assert_eq!((it.result(0), it.result(1)), (1, 0));
+fn a_link_that_waits_behind_a_running_one_is_cancelled_once_it_has_started() {
+    for hard in [false, true] {
+        let mut it = Loop::new(small());
+        let (fifo, mut writer) = it.fifo();
+        let chunk = it.chunk(2);
+        let first = read(0, fifo, chunk, (0, 1), 0);
+        it.stage(&if hard { hardlink(first) } else { link(first) });
+        it.stage(&read(1, fifo, chunk, (1, 1), 0));
+        it.until_block();
+        assert!(it.engine.cancel(1));
+        assert!(matches!(it.pump(), Turn::Retry { .. }), "it is not forgotten");
+        assert!(it.done.is_empty());
+        writer.write_all(b"x").expect("room in the pipe");
+        it.settle();
+        assert_eq!((it.result(0), it.result(1)), (1, CANCELED));
+        assert_eq!(it.pump(), Turn::Block, "nothing is asked for any more");
+    }
 }
 
 #[test]

@@ -50,6 +50,7 @@ impl Engine {
             }
             let before = self.held_by_kernel();
             while self.collect() {}
+            self.cancels.forget_missed();
             if self.held_by_kernel() == 0 {
                 return true;
             }
@@ -60,14 +61,14 @@ impl Engine {
                 return false;
             }
             let stuck = self.held_by_kernel() == before;
-            if asked && stuck && (self.cancels.is_empty() || self.refused > 0) {
+            if asked && stuck && (!self.cancels.wait() || self.refused > 0) {
                 std::thread::sleep(Duration::from_micros(100));
             }
             // Again when nothing ends by it: a hard link starts when the one before it has been
             // cancelled, and the kernel does not find an operation that is on its way between two
             // queues. Each by its user_data: to cancel any (ASYNC_CANCEL_ANY) the kernel looks at all
             // for each, and 8,000 reads of a FIFO took 20 s in a few system calls.
-            if self.cancels.is_empty() && (stuck || !asked) {
+            if !self.cancels.wait() && (stuck || !asked) {
                 let targets: Vec<Target> = self.in_flight.submitted().collect();
                 for target in targets {
                     self.ask_to_cancel(target);

@@ -56,7 +56,7 @@ impl Engine {
         }
         self.gather.since.get_or_insert_with(Instant::now);
         let full = self.staged.len() >= self.ring.granted().entries as usize;
-        let others = !self.cancels.is_empty() || !self.urgent.is_empty() || self.order.has_others();
+        let others = self.cancels.wait() || !self.urgent.is_empty() || self.order.has_others();
         !full && !others && !self.gather.left().is_zero()
     }
 

@@ -101,9 +101,9 @@ impl Engine {
             *with_kernel -= 1;
             match in_flight.arrive(user_data, result, more, arena, files) {
                 Arrived::Complete(slot, result) => out.push(Completion { slot, result }),
-                // Nobody can post to this ring: it is not listed.
-                Arrived::Stale | Arrived::Message(_) => stats.stale += 1,
-                Arrived::More | Arrived::Control => {}
+                // Nobody can post to this ring: it is not listed. Nor are cancels submitted to it.
+                Arrived::Stale | Arrived::Message(_) | Arrived::Missed(_) => stats.stale += 1,
+                Arrived::More | Arrived::Cancelled => {}
             }
         });
     }

@@ -3,12 +3,6 @@
 
 use super::Engine;
 use super::inline::INLINE_ENTER_BYTES;
-use crate::in_flight::{Sqe, control_user_data};
-use crate::ring::Ring;
-
-/// Cancels asked for in one enter. What they cancel stays in the list they are looked up in until the
-/// kernel has completed it, of which it does 20 in an enter (`IO_LOCAL_TW_DEFAULT_MAX`).
-const CANCELS_MAX: usize = 16;
 
 impl Engine {
     /// Moves what is staged into the submission queue, as far as there is room.
@@ -25,21 +19,6 @@ impl Engine {
             self.gather.begin_anew();
         }
         self.publish_many();
-    }
-
-    /// False when the queue is full.
-    fn publish_cancels(&mut self) -> bool {
-        let mut sq = self.ring.submission();
-        for _ in 0..CANCELS_MAX {
-            let Some(&target) = self.cancels.back() else { break };
-            let entry = Ring::cancel_entry(target).user_data(control_user_data());
-            if !sq.push(&Sqe::control(entry)) {
-                return false;
-            }
-            self.cancels.pop_back();
-            self.stats.cancels += 1;
-        }
-        true
     }
 
     fn publish_urgent(&mut self) -> bool {

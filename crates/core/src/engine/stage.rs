@@ -1,4 +1,4 @@
-//! Taking operations in, and cancelling them.
+//! Taking operations in.
 
 use std::os::fd::AsRawFd;
 
@@ -6,7 +6,7 @@ use io_uring::{opcode, types};
 
 use super::{Engine, Life};
 use crate::files::FileHandle;
-use crate::in_flight::{Cancelling, Held, Payload, SLOTS_MAX, Target};
+use crate::in_flight::{Held, Payload, SLOTS_MAX};
 use crate::operation::{self, DRAIN, HARDLINK, LINK, Opcode, Prepared, QUIET, Refusal, Request};
 
 impl Engine {
@@ -129,41 +129,5 @@ impl Engine {
             held.keep(Payload::Closing(descriptor));
             Ok(Prepared { held, flags, inline_bytes: 0 })
         })
-    }
-
-    /// Cancels the operation at `slot`. It completes with ECANCELED, or with its true result when it
-    /// was faster. Returns whether there was one.
-    pub fn cancel(&mut self, slot: u32) -> bool {
-        match self.in_flight.cancel(slot) {
-            Cancelling::Nothing => false,
-            Cancelling::Doomed => {
-                self.gather.hurry();
-                true
-            }
-            Cancelling::Ask(target) => {
-                self.ask_to_cancel(target);
-                true
-            }
-            Cancelling::Many { targets, over } => {
-                for target in targets {
-                    self.ask_to_cancel(target);
-                }
-                if over {
-                    self.ready.push(slot);
-                }
-                true
-            }
-        }
-    }
-
-    /// Those are first that the kernel finds first. It looks for a timeout from the oldest on
-    /// (`io_timeout_extract`), for all else in a hash table whose lists begin with the newest
-    /// (`io_poll_find`). The other way round, 65,536 operations take it many seconds.
-    pub(super) fn ask_to_cancel(&mut self, target: Target) {
-        if target.timeout {
-            self.cancels.push_front(target.user_data);
-        } else {
-            self.cancels.push_back(target.user_data);
-        }
     }
 }

@@ -31,6 +31,7 @@ impl Engine {
             self.reaper.disarm(&mut self.ring);
             self.inline_bytes_turn = 0;
             self.many_started = None;
+            self.look_after_missed();
         }
         loop {
             if self.submit(true).is_err() {
@@ -87,7 +88,7 @@ impl Engine {
     /// Fills `out`; false when nothing is complete.
     #[inline]
     pub(super) fn collect(&mut self) -> bool {
-        let Self { ring, in_flight, arena, files, out, ready, stats, .. } = self;
+        let Self { ring, in_flight, arena, files, out, ready, stats, cancels, .. } = self;
         let messages = stats.messages;
         out.clear();
         if !ready.is_empty() {
@@ -106,7 +107,8 @@ impl Engine {
                     out.push(Completion { slot: MESSAGE_SLOT, result: value });
                 }
                 Arrived::Stale => stats.stale += 1,
-                Arrived::More | Arrived::Control => {}
+                Arrived::Missed(target) => cancels.miss(target),
+                Arrived::More | Arrived::Cancelled => {}
             }
         });
         if !self.plain {
@@ -152,7 +154,10 @@ impl Engine {
             return Turn::Again;
         }
         match refused {
-            0 => Turn::Block,
+            0 => match self.missed_after_ms() {
+                Some(after_ms) => Turn::Retry { after_ms },
+                None => Turn::Block,
+            },
             1..=REFUSALS_UNTIMED => Turn::Again,
             _ => {
                 Turn::Retry { after_ms: 1 << (refused - REFUSALS_UNTIMED - 1).min(RETRY_SHIFT_MAX) }
@@ -179,7 +184,7 @@ impl Engine {
     fn wants_to_publish(&self) -> bool {
         // A chain whose end is not staged waits for it, however often we come round.
         let staged = self.staged.len() > self.open_chain && !self.order.is_blocked();
-        staged || !self.urgent.is_empty() || self.wants_many() || !self.cancels.is_empty()
+        staged || !self.urgent.is_empty() || self.wants_many() || self.cancels.wait()
     }
 
     /// The eventfd became readable.
@@ -221,7 +226,7 @@ impl Engine {
     #[inline(always)]
     #[allow(clippy::inline_always)] // Each round of a turn comes through here.
     fn submit_by_enter(&mut self, reap: bool, publish: bool) -> Result<(), ()> {
-        let staged = !self.staged.is_empty() || !self.cancels.is_empty() || self.order.has_others();
+        let staged = !self.staged.is_empty() || self.cancels.wait() || self.order.has_others();
         if staged && publish {
             self.publish();
         }

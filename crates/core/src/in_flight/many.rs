@@ -25,6 +25,8 @@ pub(super) use table::Table;
 pub(super) const MANY: u32 = 1 << 31;
 const NUMBER_BITS: u32 = 16;
 const GENERATION_MASK: u32 = (1 << 14) - 1;
+/// The bits of the lower half that are ever set.
+pub(super) const USED: u32 = MANY | GENERATION_MASK << NUMBER_BITS | ((1 << NUMBER_BITS) - 1);
 /// The result of one that is not complete: no errno and no count of bytes.
 const PENDING: i32 = i32::MIN;
 
@@ -242,12 +244,14 @@ impl Many {
         self.next = self.results.len() as u32;
     }
 
+    fn is_with_kernel(&self, index: u32) -> bool {
+        index < self.next && self.results[index as usize] == PENDING && !self.again.contains(&index)
+    }
+
     /// Those that the kernel has.
     fn targets(&self, number: u16) -> impl Iterator<Item = Target> {
         (0..self.next)
-            .filter(|&index| {
-                self.results[index as usize] == PENDING && !self.again.contains(&index)
-            })
+            .filter(|&index| self.is_with_kernel(index))
             .map(move |index| Target { user_data: self.user_data(number, index), timeout: false })
     }
 }

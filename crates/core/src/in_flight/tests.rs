@@ -35,7 +35,32 @@ fn a_completion_of_an_old_generation_or_an_unknown_slot_is_stale() {
     assert_eq!(arrive(&mut in_flight, first, &mut arena, &mut files), Arrived::Stale);
     assert_eq!(arrive(&mut in_flight, 9999, &mut arena, &mut files), Arrived::Stale);
     assert_eq!(in_flight.len(), 1, "the second is still out");
-    assert_eq!(in_flight.arrive(CONTROL, 0, false, &mut arena, &mut files), Arrived::Control);
+}
+
+#[test]
+fn a_cancel_that_found_nothing_names_what_is_still_out() {
+    let mut arena = Arena::new(ArenaOptions::default());
+    let mut files = Files::default();
+    let mut in_flight = InFlight::default();
+    let first = launch(&mut in_flight, 3);
+    let mut arrive =
+        |f: &mut InFlight, data, result| f.arrive(data, result, false, &mut arena, &mut files);
+    for (result, arrived) in [
+        (0, Arrived::Cancelled),
+        (-libc::EALREADY, Arrived::Missed(first)),
+        (-libc::ENOENT, Arrived::Missed(first)),
+        (-libc::EINVAL, Arrived::Cancelled),
+    ] {
+        assert_eq!(arrive(&mut in_flight, cancel_user_data(first), result), arrived);
+    }
+    assert_eq!(in_flight.len(), 1, "none of them is its end");
+    assert_eq!(arrive(&mut in_flight, first, 1), Arrived::Complete(3, 1));
+    let second = launch(&mut in_flight, 3);
+    let late = arrive(&mut in_flight, cancel_user_data(first), -libc::ENOENT);
+    assert_eq!(late, Arrived::Cancelled, "the first is over");
+    assert_eq!(in_flight.target_of(second).map(|target| target.user_data), Some(second));
+    assert_eq!(in_flight.target_of(first), None);
+    assert_eq!(in_flight.target_of(message_user_data()), None);
 }
 
 #[test]

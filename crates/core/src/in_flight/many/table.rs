@@ -36,6 +36,14 @@ impl Table {
             .filter_map(|(number, many)| many.as_ref().map(|many| many.targets(number)))
             .flatten()
     }
+
+    /// The one with this user_data, if the kernel has it.
+    pub(in crate::in_flight) fn target_of(&self, user_data: u64) -> Option<Target> {
+        let (number, index) = (user_data as u16, (user_data >> 32) as u32);
+        let many = self.places.get(number as usize)?.as_ref()?;
+        let is_it = many.user_data(number, index) == user_data && many.is_with_kernel(index);
+        is_it.then_some(Target { user_data, timeout: false })
+    }
 }
 
 impl InFlight {
