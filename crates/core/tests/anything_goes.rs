@@ -249,7 +249,8 @@ impl Wilderness {
 
     fn turn(&mut self) -> Turn {
         let turn = self.it.turn();
-        assert!(!matches!(turn, Turn::Failed(_) | Turn::Retry { .. }), "{turn:?}");
+        assert!(!matches!(turn, Turn::Failed(_)), "{turn:?}");
+        assert_eq!(self.it.engine.stats().refusals, 0, "enter takes them all");
         self.note_done();
         turn
     }

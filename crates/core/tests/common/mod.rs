@@ -131,16 +131,18 @@ impl Loop {
         }
     }
 
-    /// Turns until the loop may sleep, without sleeping.
+    /// Turns until the loop may sleep for as long as it likes.
     #[track_caller]
     pub fn until_block(&mut self) {
         let started = Instant::now();
+        let refusals = self.engine.stats().refusals;
+        let polled = self.engine.capabilities().setup.sqpoll.is_some();
         loop {
             match self.pump() {
                 Turn::Block => return,
                 Turn::Again => {}
-                // A polling thread is behind.
-                Turn::Retry { after_ms } if self.engine.capabilities().setup.sqpoll.is_some() => {
+                // A polling thread is behind, or a cancel has missed what it is for.
+                Turn::Retry { after_ms } if polled || self.engine.stats().refusals == refusals => {
                     std::thread::sleep(Duration::from_millis(after_ms.into()));
                 }
                 turn => panic!("{turn:?} on the way to Block"),
