@@ -174,7 +174,8 @@ export class Transfers {
     op.staged = true
     if (chained) {
       op.expected = 1
-      this.#stageBehind(op)
+      // The engine ends a chain whose next member it refuses, and so this write.
+      if (!this.#stageBehind(op)) (op.companion as Operation).outcome = -ECANCELED
     }
     return STAGED
   }
@@ -260,15 +261,16 @@ export class Transfers {
     throw uringError('ERR_URING_UNSUPPORTED', { feature, needs })
   }
 
-  /** Stages the fdatasync of a write; the file is open and the slot is free, so it is taken. */
-  #stageBehind(op: Operation): void {
+  /** Stages the fdatasync of a write; refused where the engine has ended. */
+  #stageBehind(op: Operation): boolean {
     const companion = op.companion as Operation
     const handle = (op.file as FileState).handle
     const refusal = this.#backend.stage(OP_FSYNC, companion.slot, handle, 0, 0, 1, 0)
-    if (refusal !== undefined) throw this.#operations.refusalError(companion, refusal)
+    if (refusal !== undefined) return false
     op.expected++
     op.staged = true
     companion.staged = true
+    return true
   }
 
   #noChunk(op: Operation, answer: number): number {
@@ -301,7 +303,9 @@ export class Transfers {
       this.advance(op, op.outcome)
     } else if (synced === -ECANCELED && !op.cancelled) {
       // The kernel took the chain in two parts: the write is done, the fdatasync does not count.
-      this.#stageBehind(op)
+      if (this.#stageBehind(op)) return
+      op.done = op.length
+      this.#operations.finish(op, -ECANCELED, 'fdatasync')
     } else {
       op.done = op.length
       this.#operations.finish(op, synced, 'fdatasync')

@@ -163,6 +163,14 @@ impl Ring {
         self.call_enter(to_submit, min_complete, flags)
     }
 
+    /// An enter that submits nothing: fetches what the kernel holds back ([`Self::wants_enter`]).
+    ///
+    /// # Errors
+    /// The errno of enter.
+    pub fn fetch(&self) -> io::Result<()> {
+        self.call_enter(0, 0, EnterFlags::GETEVENTS).map(drop)
+    }
+
     #[inline]
     fn call_enter(
         &self,

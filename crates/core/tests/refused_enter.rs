@@ -121,6 +121,29 @@ fn a_completion_that_waits_in_the_kernel_does_not_make_a_refused_loop_spin() {
 }
 
 #[test]
+fn what_completes_is_delivered_while_there_is_no_memory_to_submit_more() {
+    gated("what completes is delivered while there is no memory to submit more", |gate| {
+        for task_run in TASK_RUNS {
+            for errno in [libc::EAGAIN, libc::EBUSY, 0] {
+                let mut it = Loop::new(with_task_run(task_run));
+                let (fifo, mut writer) = it.fifo();
+                let chunk = it.chunk(1);
+                it.stage(&read(0, fifo, chunk, (0, 1), 0));
+                it.until_block();
+                gate.shut_for_submissions(errno);
+                it.stage(&nop(1));
+                it.turn();
+                writer.write_all(b"x").expect("room in the pipe");
+                assert_eq!(it.result(0), 1, "{task_run:?}, {errno}");
+                assert!(it.engine.is_busy(), "the other waits");
+                gate.open();
+                it.settle();
+            }
+        }
+    });
+}
+
+#[test]
 fn what_is_in_the_completion_queue_is_delivered_although_enter_is_refused() {
     gated("what is in the completion queue is delivered although enter is refused", |gate| {
         let mut it = Loop::new(with_task_run(TaskRun::Interrupt));

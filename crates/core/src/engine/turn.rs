@@ -249,32 +249,41 @@ impl Engine {
                 if !self.chains.is_empty() {
                     self.note_cut_chains(taken);
                 }
-                Ok(())
             }
-            Err(error) => self.enter_refused(&error),
+            Err(error) => self.enter_refused(&error)?,
+        }
+        if self.refused > 0 && reap { self.fetch_all_the_same() } else { Ok(()) }
+    }
+
+    /// An enter that could not submit all has not looked for completions either (`io_uring_enter` in
+    /// Linux), and what it lacks may be what these give back.
+    #[cold]
+    fn fetch_all_the_same(&mut self) -> Result<(), ()> {
+        if !self.ring.wants_enter() {
+            return Ok(());
+        }
+        self.stats.enters += 1;
+        match self.ring.fetch() {
+            Err(error) if !is_refusal(&error) => self.enter_refused(&error),
+            // Refused as well: the one before it counts.
+            _ => Ok(()),
         }
     }
 
     #[cold]
     pub(super) fn enter_refused(&mut self, error: &io::Error) -> Result<(), ()> {
-        match error.raw_os_error() {
-            // EAGAIN: no memory for the requests now. EBUSY: completions must be collected
-            // first. EINTR: a signal. The entries stay in the queue. `io_uring_enter(2)`.
-            Some(libc::EAGAIN | libc::EBUSY | libc::EINTR) => {
-                self.stats.refusals += 1;
-                self.refused = self.refused.saturating_add(1);
-                Ok(())
-            }
-            // Anything else says that the ring itself is gone (EBADF, EBADFD, ENXIO; EOWNERDEAD: its
-            // polling thread) or that we are wrong about it (EFAULT, EINVAL, EEXIST): nothing can
-            // be relied on any more.
-            errno => {
-                let errno = errno.unwrap_or(libc::EIO);
-                self.life = Life::Failed { errno, told: false };
-                self.listed = None;
-                Err(())
-            }
+        if is_refusal(error) {
+            self.stats.refusals += 1;
+            self.refused = self.refused.saturating_add(1);
+            return Ok(());
         }
+        // Anything else says that the ring itself is gone (EBADF, EBADFD, ENXIO; EOWNERDEAD: its
+        // polling thread) or that we are wrong about it (EFAULT, EINVAL, EEXIST): nothing can be
+        // relied on any more.
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        self.life = Life::Failed { errno, told: false };
+        self.listed = None;
+        Err(())
     }
 
     /// The same with a polling thread, which takes what is published by itself: no system call while
@@ -312,4 +321,10 @@ impl Engine {
     const fn went_uncounted(&self) -> u64 {
         self.stats.cancels + self.in_flight.many_with_kernel() as u64
     }
+}
+
+/// Whether enter is to be tried again. EAGAIN: no memory for the requests now. EBUSY: completions must
+/// be collected first. EINTR: a signal. The entries stay in the queue. `io_uring_enter(2)`.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR))
 }

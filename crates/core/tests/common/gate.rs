@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
@@ -18,6 +18,8 @@ pub struct Gate {
     refuse: AtomicI32,
     /// The errno; 0 for "took nothing, no error".
     errno: AtomicI32,
+    /// Whether only calls that submit something are refused.
+    submissions: AtomicBool,
     /// Set-up flags that this kernel does not have.
     unknown_flags: AtomicU32,
 }
@@ -31,6 +33,13 @@ impl Gate {
 
     /// Every call of enter is refused with `errno`, until [`Gate::open`].
     pub fn shut(&self, errno: i32) {
+        self.submissions.store(false, Ordering::SeqCst);
+        self.refuse(errno, -1);
+    }
+
+    /// Every call of enter that submits something is, as where there is no memory for requests.
+    pub fn shut_for_submissions(&self, errno: i32) {
+        self.submissions.store(true, Ordering::SeqCst);
         self.refuse(errno, -1);
     }
 
@@ -54,6 +63,9 @@ impl Gate {
             let flags = unsafe { (*params)[2] };
             let unknown = self.unknown_flags.load(Ordering::SeqCst);
             return (flags & unknown != 0).then_some(libc::EINVAL);
+        }
+        if self.submissions.load(Ordering::SeqCst) && call.args[1] == 0 {
+            return None;
         }
         let left = self.refuse.load(Ordering::SeqCst);
         if left > 0 {
