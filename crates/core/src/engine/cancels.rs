@@ -1,7 +1,7 @@
 //! Cancelling: what the kernel has not got ends by itself, for all else it is asked, and asked again
 //! for what it missed.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Engine;
@@ -134,8 +134,12 @@ impl Engine {
             return;
         }
         (self.cancels.due, self.cancels.tries) = (None, self.cancels.tries.saturating_add(1));
+        let mut asked = HashSet::new();
         for target in std::mem::take(&mut self.cancels.missed) {
-            if let Some(target) = self.in_flight.target_of(target) {
+            // Once, however often it was cancelled and missed.
+            if let Some(target) = self.in_flight.target_of(target)
+                && asked.insert(target.user_data)
+            {
                 self.ask_to_cancel(target);
             }
         }
