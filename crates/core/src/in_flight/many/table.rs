@@ -8,6 +8,11 @@ use crate::files::Files;
 use crate::in_flight::{Arrived, Cancelling, Held, InFlight, Payload, Sqe, State, Target};
 use crate::ring::Submission;
 
+/// Entries that move no bytes, of each many in one enter: what the kernel keeps of so many is still in the
+/// first cache when it is looked at again. 1024 nops by one call cost 52 ns each, by one enter 56. Of
+/// reads so few an enter cost more than they save.
+const BARE_ENTER_MAX: usize = 128;
+
 /// What may still be submitted now.
 pub struct Budget {
     /// Entries.
@@ -123,7 +128,8 @@ impl InFlight {
                 continue;
             }
             let template = many.template();
-            for _ in 0..budget.entries.min(sq.room()) {
+            let most = if many.memory.is_some() { usize::MAX } else { BARE_ENTER_MAX };
+            for _ in 0..budget.entries.min(sq.room()).min(most) {
                 if budget.inline_bytes == 0 {
                     break;
                 }
