@@ -28,7 +28,6 @@ import {
   nopsAtOnce,
   nopsTogether,
   readManys,
-  readManysAtOnce,
   submits,
   timerGapsBeside,
   times,
@@ -132,23 +131,25 @@ async function xfsGroup(bench: Bench): Promise<void> {
   }
 }
 
-/** Calls of `readMany` under way at once, where fio keeps 128 reads under way. */
-const CALLS = 4
+/** Reads under way at once, as fio has them: the queue bounds what a call keeps with the kernel. */
+const DEPTH = 128
+/** Reads of a call. */
+const READS = 8192
 
 async function directReads(bench: Bench, folder: string, type: string): Promise<void> {
   const writer = new Queue()
   const path = directFile(folder, 'many-direct.bin', FILE_BYTES, writer.alloc(MIB))
   await writer.close()
-  const { queue, file, close } = await openBoth(path, true)
-  // A call that is over is followed by another while the others are under way: 128 at once, as fio has.
-  const targets = times(CALLS, () => queue.alloc((128 / CALLS) * BLOCK_BYTES))
+  const options = { entries: DEPTH, cqEntries: DEPTH }
+  const { queue, file, close } = await openBoth(path, true, options)
+  const target = queue.alloc(READS * BLOCK_BYTES)
   const blocks = new Blocks(FILE_BYTES, BLOCK_BYTES)
-  const cell = `readMany 4 KiB O_DIRECT on ${type} ×128`
+  const cell = `readMany 4 KiB O_DIRECT on ${type} ×${DEPTH}`
   const fio = bench.fio
   await bench.contest<string>({
     name: cell,
     sides: {
-      ring: inProcess('node-uring', (n) => readManysAtOnce(file, targets, BLOCK_BYTES, blocks, n)),
+      ring: inProcess('node-uring', (n) => readManys(file, target, BLOCK_BYTES, blocks, n)),
       ...fioSides(bench, path, true),
     },
     rows: fio

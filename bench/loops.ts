@@ -182,22 +182,6 @@ export async function readManys(
   }
 }
 
-/** The same with a call under way for each of the targets. */
-export async function readManysAtOnce(
-  file: File,
-  targets: Uint8Array[],
-  length: number,
-  blocks: Positions,
-  operations: number,
-): Promise<void> {
-  const share = Math.floor(operations / targets.length)
-  const rest = operations - share * (targets.length - 1)
-  const lanes = targets.map((target, i) =>
-    readManys(file, target, length, blocks, i === 0 ? rest : share),
-  )
-  await Promise.all(lanes)
-}
-
 /** As many reads as there are buffers begun at once and awaited together, again and again. */
 export async function handleReadsTogether(
   handle: FileHandle,
