@@ -42,6 +42,7 @@ import type { EngineOptions, Opened } from './native.js'
 import { Observer } from './observer.js'
 import type { BackendChoice } from './options.js'
 import {
+  canBeginAgain,
   KIND_BEHIND,
   KIND_CALL,
   KIND_MANY,
@@ -383,6 +384,7 @@ export class Operations {
     if (op.opcode === OP_TIMEOUT && result === -ETIME && op.length === 0) result = 0
     if (result >= 0 && op.opcode === OP_OPENAT) this.settle(op, this.backend.takeOpened(op.slot))
     else if (result >= 0 && op.opcode === OP_STATX) this.settle(op, this.backend.takeStat(op.slot))
+    else if (result === -EINTR && canBeginAgain(op)) this.begin(op)
     else this.finish(op, result)
   }
 

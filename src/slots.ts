@@ -2,6 +2,7 @@
  * The records of operations under way, the slots they are known by in the engine, and the FIFO of
  * those that wait. Pure bookkeeping: nothing here is staged or settled.
  */
+import { OP_CLOSE } from './backend.js'
 import type { Batch } from './batch.js'
 import type { FileState } from './file-state.js'
 import type { Watch } from './limits.js'
@@ -114,6 +115,14 @@ export class Operation {
   line: Line | undefined = undefined
   next: Operation | undefined = undefined
   previous: Operation | undefined = undefined
+}
+
+/**
+ * Whether a call that a signal, or a stop of the process, interrupted begins again, as with node:fs. The
+ * links behind a member of a chain are over by then, and of a close the descriptor is gone.
+ */
+export function canBeginAgain(op: Operation): boolean {
+  return op.first === undefined && op.opcode !== OP_CLOSE
 }
 
 /** Records that wait, first come first served. Each can leave in between. */

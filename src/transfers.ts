@@ -30,6 +30,7 @@ import { type Limits, overBefore } from './limits.js'
 import { APPENDS, NOWAIT } from './modifiers.js'
 import type { Operations } from './operations.js'
 import {
+  canBeginAgain,
   KIND_BEHIND,
   KIND_TRANSFER,
   type Operation,
@@ -38,7 +39,7 @@ import {
   WAITS_FOR_MEMORY,
 } from './slots.js'
 
-const { EAGAIN, EBADF, ECANCELED, EIO } = ERRNO
+const { EAGAIN, EBADF, ECANCELED, EINTR, EIO } = ERRNO
 /** Most bytes that are bounced at once: longer transfers go in pieces. */
 const BOUNCE_PIECE_BYTES = 1 << 20
 /** The smallest chunk, and the largest that is of a power of two. `crates/core/src/arena/slab.rs`. */
@@ -301,8 +302,9 @@ export class Transfers {
     if (op.outcome < 0 || op.done + op.outcome < op.length) {
       // Failed, or short: that broke the link, and nothing was synced. A short write goes on.
       this.advance(op, op.outcome)
-    } else if (synced === -ECANCELED && !op.cancelled) {
-      // The kernel took the chain in two parts: the write is done, the fdatasync does not count.
+    } else if ((synced === -ECANCELED || synced === -EINTR) && !op.cancelled) {
+      // The kernel took the chain in two parts, or a signal interrupted the fdatasync: the write is
+      // done, the fdatasync does not count.
       if (this.#stageBehind(op)) return
       op.done = op.length
       this.#operations.finish(op, -ECANCELED, 'fdatasync')
@@ -323,6 +325,10 @@ export class Transfers {
     const outgoing = isOutgoing(op.opcode)
     if (result < 0) {
       this.letGo(op)
+      if (result === -EINTR && canBeginAgain(op)) {
+        this.#operations.begin(op)
+        return
+      }
       // What was there without waiting is what such a read is for.
       const some = result === -EAGAIN && op.done > 0 && !outgoing
       this.#operations.finish(op, some ? 0 : result)

@@ -33,6 +33,13 @@ const _: () = assert!(CANCEL != MESSAGE);
 /// -ERESTART_RESTARTBLOCK to -ERESTARTSYS, which no system call returns.
 const RESTARTS: std::ops::RangeInclusive<i32> = -516..=-512;
 
+/// The result of a system call. ERESTARTSYS and its kin are the kernel's own: one that a signal
+/// interrupted would be started again. A worker that is taken out of an openat(2) lets them through.
+#[inline]
+fn as_system_call(result: i32) -> i32 {
+    if RESTARTS.contains(&result) { -libc::EINTR } else { result }
+}
+
 /// An SQE over resources that this module keeps, or over none.
 pub struct Sqe(Entry);
 
@@ -308,7 +315,7 @@ impl InFlight {
             if user_data & CANCEL != 0 {
                 return self.arrive_of_cancel(user_data & !CANCEL, result);
             }
-            return self.arrive_of_many(user_data, result, arena, files);
+            return self.arrive_of_many(user_data, as_system_call(result), arena, files);
         };
         let submitted = matches!(place.state, State::Submitted | State::CutOff);
         if !submitted || u64::from(place.generation) != user_data >> 32 {
@@ -317,9 +324,7 @@ impl InFlight {
         if more {
             return Arrived::More;
         }
-        // ERESTARTSYS and its kin are the kernel's own: a system call that a signal interrupted would
-        // be started again. An openat(2) cancelled in a worker lets them through.
-        let result = if RESTARTS.contains(&result) { -libc::EINTR } else { result };
+        let result = as_system_call(result);
         let cut_off = place.state == State::CutOff && result >= 0;
         // The payload is told what happened: an open gave a descriptor, a close took one.
         self.end(slot, result, arena, files);

@@ -201,8 +201,10 @@ impl Many {
         if self.results.get(index as usize) != Some(&PENDING) || index >= self.next {
             return Taken::Stale;
         }
-        let whole =
-            result <= 0 || !self.fill || self.lengths.span(index as usize).1 == result as u32;
+        let whole = result >= 0
+            && (result == 0
+                || !self.fill
+                || self.lengths.span(index as usize).1 == result as u32);
         if !whole || !self.partial.is_empty() {
             return self.take_part(index, result);
         }
@@ -210,12 +212,15 @@ impl Many {
         Taken::Settled
     }
 
-    /// The same where it, or another before it, was short.
+    /// The same where it, or another before it, was short or failed.
     #[cold]
     fn take_part(&mut self, index: u32, result: i32) -> Taken {
         let (_, length) = self.lengths.span(index as usize);
         let done = self.done_before(index) + result.max(0) as u32;
-        if self.fill && result > 0 && done < length && !self.cancelled {
+        let short = self.fill && result > 0 && done < length;
+        // A signal, or a stop of the process, took a worker out of it: it has moved nothing.
+        let interrupted = result == -libc::EINTR;
+        if (short || interrupted) && !self.cancelled {
             let had_more = self.has_more();
             self.partial.insert(index, done);
             self.again.push(index);
