@@ -58,7 +58,8 @@ test('results come in the order of the operations, each a count, 0 or an Error',
     op.rename(`${at}/old`, `${at}/new`),
     op.rename(`${at}/missing`, `${at}/new`),
     op.unlink(`${at}/missing`),
-    op.timeout(20, { count: 1 }),
+    // By one of those before it, however slow they are.
+    op.timeout(30_000, { count: 1 }),
   ])
   t.deepEqual(outcomes(results), [
     0,
@@ -367,7 +368,7 @@ test('a batch on a direct file goes in place where it is aligned, and through wh
 })
 
 test('a batch that was submitted before its queue or file is closed is done to its end', async (t) => {
-  t.timeout(60_000)
+  t.timeout(100_000)
   for (const what of ['queue', 'file'] as const) {
     const queue = new Queue()
     const file = await queue.open(scratch(t, pattern(1000)))
@@ -383,7 +384,7 @@ test('a batch that was submitted before its queue or file is closed is done to i
 })
 
 test('a batch is over when its queue or file is closed with a time: all that was not done says so', async (t) => {
-  t.timeout(60_000)
+  t.timeout(100_000)
   for (const what of ['queue', 'file'] as const) {
     const queue = new Queue()
     const file = await queue.open(fifo(t), 'r+')
@@ -463,7 +464,8 @@ test.serial(
      gc()
      const before = process.memoryUsage().heapUsed
      let heapMax = 0
-     const heap = setInterval(() => { gc({ type: 'minor' }); heapMax = Math.max(heapMax, process.memoryUsage().heapUsed) }, 50)
+     // All garbage: what a minor collection leaves of it depends on when it comes.
+     const heap = setInterval(() => { gc(); heapMax = Math.max(heapMax, process.memoryUsage().heapUsed) }, 50)
      const nops = await queue.submit(million)
      clearInterval(heap)
      const zero = nops.filter((result) => result === 0).length

@@ -84,7 +84,7 @@ injectable(
 )
 
 injectable('a queue is not slow for life because descriptors are short for a moment', async (t) => {
-  t.timeout(60_000)
+  t.timeout(100_000)
   const program = `
     import { Queue } from 'node-uring'
     const made = (options) => {
@@ -104,7 +104,7 @@ injectable('a queue is not slow for life because descriptors are short for a mom
 injectable(
   'an engine that fails in mid-life fails its queue, which does not change over',
   async (t) => {
-    t.timeout(60_000)
+    t.timeout(100_000)
     const told = await childJson<unknown>(fixture('refused.mjs'), {
       args: ['fails in the middle', workplace(t)],
       under: refusing('io_uring_enter:error=EBADF'),
@@ -141,7 +141,7 @@ test('an option that is no backend is refused before anything is made', (t) => {
 })
 
 test('a queue on node:fs makes no ring and loads no binary', async (t) => {
-  t.timeout(30_000)
+  t.timeout(100_000)
   const program = `
     import fs from 'node:fs'
     import { Queue } from 'node-uring'
@@ -190,7 +190,7 @@ const program = (copy: string, before = ''): string => `
   console.log(JSON.stringify({ backend, reason: queue.capabilities.reason, wrong, refused }))`
 
 test('where npm left the binary out it works on node:fs, and says which package to install', async (t) => {
-  t.timeout(30_000)
+  t.timeout(100_000)
   const copy = withoutBinary(t)
   const args = [path.join(folder(t), 'file')]
   const told = await childJson<Told>(program(copy), { args })
@@ -208,7 +208,7 @@ test('where npm left the binary out it works on node:fs, and says which package 
 
 for (const platform of ['darwin', 'win32']) {
   test(`on ${platform} the package imports without a binary, and works on node:fs`, async (t) => {
-    t.timeout(30_000)
+    t.timeout(100_000)
     const before = `Object.defineProperty(process, 'platform', { value: '${platform}' })`
     const args = [path.join(folder(t), 'file')]
     const told = await childJson<Told>(program(withoutBinary(t), before), { args })

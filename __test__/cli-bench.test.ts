@@ -5,7 +5,7 @@ import path from 'node:path'
 import test from 'ava'
 import { chart } from '../src/cli/bench/chart.ts'
 import { assertEnded } from './helpers/child.js'
-import { assertPlain, cli, hasRing, signalWhen } from './helpers/cli.js'
+import { assertPlain, cli, hasRing, insideWhen, signalWhen } from './helpers/cli.js'
 import { folder, scratch } from './helpers/scratch.js'
 
 const QUICK = ['--rounds', '1', '--ms', '5']
@@ -120,15 +120,16 @@ test('ctrl-C in the middle of bench removes its file and ends with 130', async (
     return made > 0 && performance.now() - made > 500
   }
   const onStart = signalWhen(measuring)
-  const ended = await cli([...args, '--json'], { onStart, timeoutMs: 40_000 })
+  const ended = await cli([...args, '--json'], { onStart, timeoutMs: 90_000 })
   assertEnded(t, ended, { code: 130, stdout: '' })
   t.false(fs.existsSync(file))
 })
 
 test('ctrl-C while bench makes its file removes that', async (t) => {
   const file = path.join(folder(t), 'made')
-  const onStart = signalWhen(() => fs.existsSync(file))
-  const ended = await cli(['bench', file, '--length', '8G'], { onStart, timeoutMs: 40_000 })
+  const making = `fs.statSync('${file}', { throwIfNoEntry: false })?.size > 0`
+  const signalling = insideWhen(making, `process.kill(process.pid, 'SIGINT')`)
+  const ended = await cli(['bench', file, '--length', '8G'], { ...signalling, timeoutMs: 90_000 })
   assertEnded(t, ended, { code: 130, stdout: '' })
   t.false(fs.existsSync(file))
 })

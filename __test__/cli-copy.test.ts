@@ -5,7 +5,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import test from 'ava'
 import { assertEnded, each } from './helpers/child.js'
-import { assertPlain, cli, signalWhen, when } from './helpers/cli.js'
+import { assertPlain, cli, insideWhen } from './helpers/cli.js'
 import { fifo, folder, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 
@@ -17,8 +17,14 @@ function numbered(length: number): Buffer {
   return Buffer.from(numbers.buffer).subarray(0, length)
 }
 
+/** JavaScript for {@link insideWhen}: the length of a copy that is being made in a folder. */
+function copied(place: string): string {
+  const names = `fs.readdirSync('${place}').filter((name) => name.startsWith('.node-uring-'))`
+  return `${names}.map((name) => fs.statSync('${place}/' + name).size)[0]`
+}
+
 test('files of no byte, one byte, 3 MiB + 1 and 40 MiB are copied byte for byte', async (t) => {
-  t.timeout(60_000)
+  t.timeout(100_000)
   const place = folder(t)
   await each([0, 1, 3 * MIB + 1, 40 * MIB], async (length) => {
     const [source, target] = [path.join(place, `${length}`), path.join(place, `${length}.copy`)]
@@ -88,7 +94,7 @@ test('into a folder a copy gets the name of its source', async (t) => {
 })
 
 test('what cannot be copied is refused in a sentence, and nothing is made', async (t) => {
-  t.timeout(60_000)
+  t.timeout(100_000)
   const place = folder(t)
   const at = (name: string) => path.join(place, name)
   fs.writeFileSync(at('source'), 'x')
@@ -135,9 +141,9 @@ for (const force of [false, true]) {
     fs.writeFileSync(source, '')
     fs.truncateSync(source, 4096 * MIB)
     if (force) fs.writeFileSync(target, 'old')
-    const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.node-uring-'))
     const args = ['copy', ...(force ? ['--force'] : []), source, target]
-    const ended = await cli(args, { onStart: signalWhen(copying), timeoutMs: 40_000 })
+    const signalling = insideWhen(`${copied(place)} > 0`, `process.kill(process.pid, 'SIGINT')`)
+    const ended = await cli(args, { ...signalling, timeoutMs: 90_000 })
     assertEnded(t, ended, { code: 130, stdout: '' })
     t.deepEqual(fs.readdirSync(place), force ? ['source', 'target'] : ['source'])
     if (force) t.is(fs.readFileSync(target, 'utf8'), 'old')
@@ -149,22 +155,20 @@ test('a source that changes while it is copied gives no copy', async (t) => {
   const [source, target] = [path.join(place, 'source'), path.join(place, 'target')]
   fs.writeFileSync(source, '')
   fs.truncateSync(source, 512 * MIB)
-  const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.node-uring-'))
-  const onStart = when(copying, () => fs.appendFileSync(source, 'more'))
-  const ended = await cli(['copy', source, target], { onStart, timeoutMs: 50_000 })
+  const changing = insideWhen(`${copied(place)} > 0`, `fs.appendFileSync('${source}', 'more')`)
+  const ended = await cli(['copy', source, target], { ...changing, timeoutMs: 90_000 })
   assertEnded(t, ended, { code: 1, stdout: '', stderr: /changed while|is longer than/ })
   t.deepEqual(fs.readdirSync(place), ['source'])
 })
 
-// Serial, and long enough: whoever puts it there must see the copy begin.
-test.serial('a target that appears while its copy is made is not overwritten', async (t) => {
+test('a target that appears while its copy is made is not overwritten', async (t) => {
   const place = folder(t)
   const [source, target] = [path.join(place, 'source'), path.join(place, 'target')]
   fs.writeFileSync(source, '')
   fs.truncateSync(source, 384 * MIB)
-  const copying = () => fs.readdirSync(place).some((name) => name.startsWith('.node-uring-'))
-  const onStart = when(copying, () => fs.writeFileSync(target, 'of somebody else'))
-  const ended = await cli(['copy', source, target], { onStart, timeoutMs: 50_000 })
+  const appearing = `fs.writeFileSync('${target}', 'of somebody else')`
+  const beside = insideWhen(`${copied(place)} > 0`, appearing)
+  const ended = await cli(['copy', source, target], { ...beside, timeoutMs: 90_000 })
   assertEnded(t, ended, { code: 1, stdout: '', stderr: /target exists by now; --force/ })
   t.is(fs.readFileSync(target, 'utf8'), 'of somebody else')
   t.deepEqual(fs.readdirSync(place).sort(), ['source', 'target'])
@@ -176,18 +180,15 @@ test('a copy that is not what was read is found out, and thrown away', async (t)
   const length = 256 * MIB
   fs.writeFileSync(source, '')
   fs.truncateSync(source, length)
-  const temporary = (): string => {
-    const name = fs.readdirSync(place).find((name) => name.startsWith('.node-uring-'))
-    return name === undefined ? '' : path.join(place, name)
-  }
   // The last piece is written. It is read back last of all.
-  const written = () => fs.statSync(temporary(), { throwIfNoEntry: false })?.size === length
-  const onStart = when(written, () => {
-    const fd = fs.openSync(temporary(), 'r+')
-    fs.writeSync(fd, 'X', length - 1)
-    fs.closeSync(fd)
-  })
-  const ended = await cli(['copy', source, target], { onStart, timeoutMs: 50_000 })
+  const spoiling = insideWhen(
+    `${copied(place)} === ${length}`,
+    `const name = fs.readdirSync('${place}').find((name) => name.startsWith('.node-uring-'))
+    const fd = fs.openSync('${place}/' + name, 'r+')
+    fs.writeSync(fd, 'X', ${length - 1})
+    fs.closeSync(fd)`,
+  )
+  const ended = await cli(['copy', source, target], { ...spoiling, timeoutMs: 90_000 })
   assertEnded(t, ended, { code: 1, stdout: '', stderr: /The copy differs: / })
   t.deepEqual(fs.readdirSync(place), ['source'])
 })

@@ -78,7 +78,7 @@ for (const [errno, remedy] of [
   traceable(
     `where io_uring_setup gives ${errno} doctor ends with 1 and names the remedy`,
     async (t) => {
-      t.timeout(60_000)
+      t.timeout(100_000)
       const inject = `inject=io_uring_setup:error=${errno}`
       const under = [
         'strace',
@@ -110,7 +110,7 @@ for (const [errno, remedy] of [
 }
 
 test('without a binary doctor ends with 1 and names the package and the command that installs it', async (t) => {
-  t.timeout(60_000)
+  t.timeout(100_000)
   // A copy of the package as it is where npm left the binary out.
   const copy = path.join(folder(t), 'node-uring')
   fs.cpSync(path.join(root, 'dist'), path.join(copy, 'dist'), { recursive: true })

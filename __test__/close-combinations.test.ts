@@ -19,6 +19,8 @@ const outcome = (promise: Promise<unknown>): Promise<string> =>
 /** What is under way on a queue, and where reads wait. */
 interface Work {
   readonly queue: Queue
+  /** How long sleeps are. */
+  readonly sleepMs: number
   readonly pipe: File
   /** Where writes go. */
   readonly file: File
@@ -36,7 +38,7 @@ const KINDS = {
     file.writeAt(queue.alloc(MIB).fill(1), 100),
     file.writeAt(Buffer.alloc(3 * MIB, 1), 100 + MIB, { datasync: true }),
   ],
-  sleeps: ({ queue }: Work) => [queue.sleep(60), queue.sleep(80)],
+  sleeps: ({ queue, sleepMs }: Work) => [queue.sleep(sleepMs), queue.sleep(sleepMs + 20)],
   // Two of them have all the memory for copies, and the others wait for it.
   waiting: ({ pipe }: Work) => Array.from({ length: 5 }, () => pipe.readAt(Buffer.alloc(MIB), 0)),
 }
@@ -49,7 +51,11 @@ const COMBINATIONS: Kind[][] = Array.from({ length: 2 ** ALL.length }, (_, bits)
 interface Way {
   readonly end: (queue: Queue) => Promise<void>
   /** Whether reads, sleeps and writes come to their ends, `maybe` where the kernel decides. */
-  readonly kept: Readonly<Record<'reads' | 'sleeps' | 'writes', boolean | 'maybe'>>
+  readonly kept: {
+    readonly reads: boolean
+    readonly sleeps: boolean
+    readonly writes: boolean | 'maybe'
+  }
 }
 
 const WAYS: Readonly<Record<string, Way>> = {
@@ -63,8 +69,7 @@ const WAYS: Readonly<Record<string, Way>> = {
   },
   'close({ timeoutMs: 20 })': {
     end: (queue) => queue.close({ timeoutMs: 20 }),
-    // A thread that is held up sees both times together.
-    kept: { reads: false, sleeps: 'maybe', writes: 'maybe' },
+    kept: { reads: false, sleeps: false, writes: 'maybe' },
   },
   'Symbol.asyncDispose': {
     end: (queue) => queue[Symbol.asyncDispose](),
@@ -90,6 +95,8 @@ async function one(t: ExecutionContext, place: string, way: Way, kinds: Kind[], 
   const path = `${place}/${what.replaceAll(/\W/g, '-')}`
   const work = {
     queue,
+    // Those that are cancelled would not end before, however long this thread is held up.
+    sleepMs: way.kept.sleeps ? 60 : 600_000,
     pipe: await queue.open(name, 'r+'),
     file: await queue.open(path, 'w'),
   }

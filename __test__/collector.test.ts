@@ -12,8 +12,11 @@ import { setTimeout as after } from 'node:timers/promises'
 import { Queue } from 'node-uring'
 const queue = new Queue()
 const used = () => queue.stats().memory.alloc.usedBytes
+async function collect() {
+  for (let i = 0; i < 100; i++) { gc(); await after(5) }
+}
 async function collected(until) {
-  for (let i = 0; i < 100 && !until(); i++) { gc(); await after(5) }
+  for (const end = performance.now() + 20_000; !until() && performance.now() < end; ) { gc(); await after(5) }
 }
 `
 
@@ -44,7 +47,7 @@ const PROGRAMS: Readonly<Record<string, string>> = {
     const file = await queue.open(name, 'r+')
     const other = await queue.open('/dev/zero')
     let reading = file.readAt(queue.alloc(4096), 0)
-    await collected(() => false)
+    await collect()
     assert.equal(used(), 4096)
     // Whoever got the memory by mistake would be written to.
     const others = Array.from({ length: 100 }, () => queue.alloc(4096))
@@ -114,7 +117,7 @@ const PROGRAMS: Readonly<Record<string, string>> = {
   'memory that is freed and then collected goes back once': `
     for (let i = 0; i < 500; i++) queue.free(queue.alloc(4096))
     const held = Array.from({ length: 500 }, () => queue.alloc(4096))
-    await collected(() => false)
+    await collect()
     assert.equal(used(), 500 * 4096)
     assert(held.every((buffer) => buffer.length === 4096))`,
   'results of bytesAt that nobody refers to go back': `
@@ -141,14 +144,19 @@ const PROGRAMS: Readonly<Record<string, string>> = {
       }))
     }
     const heap = async () => {
-      await collected(() => false)
+      await collect()
       return process.memoryUsage().heapUsed
     }
     await run(100000)
-    const before = await heap()
-    await run(1000000)
-    const grown = (await heap()) - before
-    assert(grown < 65536, grown + ' bytes more')`,
+    // What V8 compiles, or throws away, it does when it has the time; what is lost is lost in each round.
+    const grown = []
+    for (let last = await heap(); grown.length < 5; ) {
+      await run(200000)
+      const now = await heap()
+      grown.push(now - last)
+      last = now
+    }
+    assert(grown.sort((a, b) => a - b)[2] < 16384, grown + ' bytes more')`,
   'a File that nobody closed is closed when it is collected, with a warning': `
     let warned = 0
     process.on('warning', (warning) => { if (warning.code === 'URING_FILE_NOT_CLOSED') warned++ })
@@ -160,13 +168,13 @@ const PROGRAMS: Readonly<Record<string, string>> = {
 
 for (const [title, program] of Object.entries(PROGRAMS)) {
   test.serial(title, async (t) => {
-    t.timeout(60_000)
+    t.timeout(100_000)
     const { code, signal, stderr } = await runChild(
       `${PROLOGUE}{${program}}\nawait queue.close()`,
       {
         node: ['--expose-gc'],
         args: [fifo(t)],
-        timeoutMs: 50_000,
+        timeoutMs: 90_000,
       },
     )
     t.deepEqual({ code, signal }, { code: 0, signal: null }, stderr)
@@ -176,9 +184,9 @@ for (const [title, program] of Object.entries(PROGRAMS)) {
 test.serial(
   '1,000 results of 1 MiB, kept in parts, take nothing that other operations need',
   async (t) => {
-    t.timeout(60_000)
+    t.timeout(100_000)
     const args = ['2', scratch(t)]
-    const options = { node: ['--expose-gc'], args, timeoutMs: 50_000 }
+    const options = { node: ['--expose-gc'], args, timeoutMs: 90_000 }
     const told = await childJson<KeptResults>(fixture('kept-results.mjs'), options)
     t.is(told.results, 1000)
     t.true(told.givenBytes > 0 && told.copiedBytes > 0, JSON.stringify(told))

@@ -59,9 +59,11 @@ for (const [what, bad] of [
 ] as const) {
   for (const kind of ['nop', 'sleep', 'readAt']) {
     test(`${what} in the continuation of a ${kind} leaves the other completions whole`, async (t) => {
-      t.timeout(30_000)
+      // All tests here are at work at once.
+      t.timeout(100_000)
       const file = scratch(t, numbered(1000))
-      const told = await childJson(misbehaving(bad, kind), { args: [file] })
+      const options = { args: [file], timeoutMs: 90_000 }
+      const told = await childJson(misbehaving(bad, kind), options)
       const caught = Array(10).fill('bad')
       t.deepEqual(told, {
         first: 1000,

@@ -125,7 +125,7 @@ for (const which of ['queue', 'file'] as const) {
 }
 
 test('a queue that ends while node:fs works for it neither ends the process nor counts it twice', async (t) => {
-  t.timeout(30_000)
+  t.timeout(100_000)
   const program = `
     import fs from 'node:fs'
     import { Queue } from 'node-uring'
@@ -144,7 +144,7 @@ test('a queue that ends while node:fs works for it neither ends the process nor 
 })
 
 test('a truncate by node:fs that comes late does not hit a file that has the number by then', async (t) => {
-  t.timeout(30_000)
+  t.timeout(100_000)
   const program = `
     import fs from 'node:fs'
     import path from 'node:path'

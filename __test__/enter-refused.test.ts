@@ -65,7 +65,7 @@ injectable(
 injectable(
   'a read that is done while enter is refused takes no CPU until it can be had',
   async (t) => {
-    t.timeout(60_000)
+    t.timeout(100_000)
     // The first three are of the open and the start of the read.
     const { ended, told } = await refuse(
       t,
@@ -83,7 +83,7 @@ injectable(
 injectable(
   'another errno of enter fails the queue: all rejects with ERR_URING_FAILED, and the program ends',
   async (t) => {
-    t.timeout(60_000)
+    t.timeout(100_000)
     // Those that io_uring_enter(2) lists, but for the three that are tried again; and one more.
     const errnos = ['EBADF', 'EBADFD', 'EBADR', 'EEXIST', 'EFAULT', 'EINVAL', 'ENXIO', 'EOPNOTSUPP']
     await each([...errnos, 'EPERM'], async (errno) => {
@@ -100,7 +100,7 @@ injectable(
 )
 
 injectable('a queue whose enter is refused for ever can be closed, and left', async (t) => {
-  t.timeout(60_000)
+  t.timeout(100_000)
   // The first two are of the open and the read.
   const closed = await refuse(t, 'closed while refused', 'io_uring_enter:error=EAGAIN:when=3+')
   assertEnded(t, closed.ended)
@@ -113,7 +113,7 @@ injectable('a queue whose enter is refused for ever can be closed, and left', as
 })
 
 injectable('when io_uring_setup is refused a queue says why, and what to do', async (t) => {
-  t.timeout(60_000)
+  t.timeout(100_000)
   const errnos = {
     ENOSYS: 38,
     EPERM: 1,
@@ -140,7 +140,7 @@ injectable('when io_uring_setup is refused a queue says why, and what to do', as
 injectable(
   'a set-up that the kernel does not know is tried with less, and everything works',
   async (t) => {
-    t.timeout(60_000)
+    t.timeout(100_000)
     const full = (await refuse(t, 'mixed')).told[0]!['setupFlags'] as string[]
     let before = full.length + 1
     const kinds = new Set<string>()
@@ -172,7 +172,7 @@ injectable(
 injectable(
   'without any registration but the eventfd everything works, by descriptor and unregistered',
   async (t) => {
-    t.timeout(60_000)
+    t.timeout(100_000)
     // Those that io_uring_register(2) lists.
     const errnos = ['EACCES', 'EBADF', 'EBADFD', 'EBUSY', 'EEXIST', 'EFAULT', 'EINVAL', 'EMFILE']
     await each([...errnos, 'ENOMEM', 'ENXIO', 'EOPNOTSUPP', 'EPERM'], async (errno) => {
@@ -193,7 +193,7 @@ injectable(
 injectable(
   'each single registration may be refused: all works, or the queue says that it cannot be',
   async (t) => {
-    t.timeout(60_000)
+    t.timeout(100_000)
     const unavailable: number[] = []
     await each([...Array(12).keys()], async (index) => {
       const when = index + 1
@@ -214,7 +214,7 @@ injectable(
 )
 
 injectable('when every registration is refused a queue says why', async (t) => {
-  t.timeout(30_000)
+  t.timeout(100_000)
   for (const errno of ['EINVAL', 'ENOMEM']) {
     const { ended, told } = await refuse(t, 'unavailable', `io_uring_register:error=${errno}`)
     assertEnded(t, ended)

@@ -205,7 +205,7 @@ console.log(JSON.stringify({ results, theirs }))
 `
 
 test('a write past the largest file that the process may make rejects with EFBIG and says how far it came', async (t) => {
-  t.timeout(30_000)
+  t.timeout(100_000)
   // Blocks of 512 bytes in some shells, of 1024 in others.
   const { results, theirs } = await childJson<{
     results: { error: Record<string, unknown>; size: number }[]

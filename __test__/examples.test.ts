@@ -86,14 +86,14 @@ test.serial('the durable log and the key-value store go on in a file that is the
 test.serial(
   'the static server outlives clients that leave in the middle, and ends cleanly on SIGTERM',
   async (t) => {
-    t.timeout(60_000)
+    t.timeout(100_000)
     const place = folder(t)
     fs.writeFileSync(path.join(place, 'large'), Buffer.alloc(32 << 20, 'x'))
     fs.writeFileSync(path.join(place, 'small.txt'), 'small')
     const asked: string[] = []
     const ended = await example('static-server.ts', {
       args: [place, '--port', '0'],
-      timeoutMs: 50_000,
+      timeoutMs: 90_000,
       onLine: async (line, child) => {
         const address = /http:\/\/127\.0\.0\.1:\d+/.exec(line)?.[0] ?? ''
         for (let i = 0; i < 5; i++) await leave(`${address}/large`)

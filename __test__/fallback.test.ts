@@ -261,15 +261,19 @@ test('an open that node:fs does not give back is named by close, and its descrip
     const queue = new Queue({ backend: 'node:fs' })
     const told = []
     const { open } = fs
+    let back
     // The descriptor is in the table somewhat after the writer's open is over.
-    const back = new Promise((resolve) => {
-      fs.open = (...args) => {
-        const done = args.pop()
-        open(...args, (...result) => { done(...result); resolve() })
-      }
+    const begun = new Promise((begin) => {
+      back = new Promise((resolve) => {
+        fs.open = (...args) => {
+          const done = args.pop()
+          open(...args, (...result) => { done(...result); resolve() })
+          begin()
+        }
+      })
     })
     const opening = queue.open(process.argv[1], 'r').catch(({ code }) => told.push(code))
-    await new Promise((resolve) => setTimeout(resolve, 50))
+    await begun
     const error = await queue.close({ timeoutMs: 0 }).catch((error) => error)
     const writer = fs.openSync(process.argv[1], 'w')
     const mine = () => fs.readdirSync('/proc/self/fd').filter((fd) => {

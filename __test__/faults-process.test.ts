@@ -22,10 +22,14 @@ interface Steady {
   readonly stale: number
 }
 
-/** Runs `fixtures/steady.mjs`, and tells what it told; `disturb` gets its lines, the first is `ready`. */
+/**
+ * Runs `fixtures/steady.mjs` for a while and until it has had so many SIGUSR1, and tells what it told;
+ * `disturb` gets its lines, the first is `ready`.
+ */
 async function steady(
   t: ExecutionContext,
   ms: number,
+  signals: number,
   disturb: NonNullable<ChildOptions['onLine']>,
 ): Promise<Steady> {
   t.timeout(60_000)
@@ -33,9 +37,12 @@ async function steady(
   fs.writeFileSync(path.join(place, 'data'), numbered())
   fs.renameSync(fifo(t), path.join(place, 'fifo'))
   const ended = await runChild(fixture('steady.mjs'), {
-    args: [place, String(ms)],
+    args: [place, String(ms), String(signals)],
     timeoutMs: 40_000,
-    onLine: disturb,
+    onLine(line, child) {
+      disturb(line, child)
+      if (line !== 'ready') fs.writeFileSync(path.join(place, 'stopped'), '')
+    },
   })
   assertEnded(t, ended)
   const told = JSON.parse(ended.stdout.split('\n')[1] ?? '{}') as Steady
@@ -52,12 +59,12 @@ test.serial(
   'a process that is stopped and continued in the midst of its operations loses none',
   async (t) => {
     let stops = 0
-    const { done } = await steady(t, 2000, (line, child) => {
+    const { done } = await steady(t, 2000, 1, (line, child) => {
       if (line !== 'ready') return
       const timer = setInterval(() => {
         if (child.exitCode !== null || !child.kill(stops % 2 === 0 ? 'SIGSTOP' : 'SIGCONT')) {
           clearInterval(timer)
-        } else stops++
+        } else if (++stops === 51) child.kill('SIGUSR1')
       }, 15)
     })
     t.true(stops > 50, `${stops} signals`)
@@ -65,9 +72,51 @@ test.serial(
   },
 )
 
+/** Waits on three FIFOs, in workers of the kernel, until it is continued; then gives each what it waits for. */
+const WAITS_IN_WORKERS = `
+import fs from 'node:fs'
+import { Queue, op } from 'node-uring'
+const [opened, read, source, target] = process.argv.slice(1)
+const queue = new Queue()
+const [reader, from, to] = await Promise.all([read, source, target].map((name) => queue.open(name, 'r+')))
+const length = 256 << 10
+const waiting = [
+  queue.open(opened, 'r').then((file) => file.stat()).then((stat) => stat.isFIFO()),
+  reader.readMany(new Uint32Array(1), length, queue.alloc(length)).then((counts) => [...counts]),
+  queue.submit([op.splice(from, to, 5)]),
+].map((promise) => promise.catch((error) => error.message))
+queue.flush()
+process.once('SIGCONT', async () => {
+  // Each 'r+', which waits for nobody.
+  for (const name of [opened, read, source]) fs.writeSync(fs.openSync(name, 'r+'), 'hello')
+  console.log(JSON.stringify(await Promise.all(waiting)))
+  process.exit()
+})
+setInterval(() => {}, 1000)
+// The workers have begun; if not, it is only easier.
+setTimeout(() => console.log('ready'), 100)`
+
+test('what waits in a worker of the kernel goes on when the process was stopped and continued', async (t) => {
+  t.timeout(100_000)
+  const fifos = Array.from({ length: 4 }, () => fifo(t))
+  for (let round = 0; round < 3; round++) {
+    const ended = await runChild(WAITS_IN_WORKERS, {
+      args: fifos,
+      timeoutMs: 30_000,
+      onLine(line, child) {
+        if (line !== 'ready') return
+        child.kill('SIGSTOP')
+        setTimeout(() => child.kill('SIGCONT'), 100)
+      },
+    })
+    assertEnded(t, ended)
+    t.deepEqual(JSON.parse(ended.stdout.split('\n')[1] ?? ''), [true, [5], [5]])
+  }
+})
+
 test.serial('a storm of signals, with a handler, disturbs no operation', async (t) => {
   let sender: ChildProcess | undefined
-  const { done, signals } = await steady(t, 2000, (line, child) => {
+  const { done, signals } = await steady(t, 2000, 1001, (line, child) => {
     // To the last word: a process that ends has no handler any more.
     if (line !== 'ready') {
       sender?.kill('SIGKILL')

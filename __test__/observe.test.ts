@@ -3,6 +3,7 @@
 
 import { subscribe, tracingChannel, unsubscribe } from 'node:diagnostics_channel'
 import fs from 'node:fs'
+import { setTimeout } from 'node:timers/promises'
 import { type OperationMessage, op, Queue } from 'node-uring'
 import { assertEnded, runChild } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
@@ -226,9 +227,12 @@ test('a subscriber may abort what begins, though it would have to wait', async (
   t.teardown(() => unsubscribe(`tracing:${NAME}:start`, on))
   const read = file.readAt(Buffer.alloc(10), 0, { signal: controller.signal })
   t.is((await rejection(read)).name, 'AbortError')
-  for (let i = 0; i < 3; i++) {
+  // The next byte when a read has settled, or one could get both.
+  let settled = 0
+  for (const read of held) void read.then(() => settled++)
+  for (let given = 1; given <= 3; given++) {
     fs.writeSync(pipe.fd, 'x')
-    await queue.sleep(5)
+    while (settled < given) await setTimeout(1)
   }
   t.deepEqual(await Promise.all(held), [1, 1, 1])
   assertIdle(t, queue)
@@ -364,7 +368,7 @@ if (BACKEND === 'io_uring') {
     })
     t.is((await rejection(measured)).name, 'AbortError')
     const other = queue.nopRoundTrip({ samples: 1e9, stages: true })
-    setTimeout(() => void queue.close(), 20)
+    void setTimeout(20).then(() => queue.close())
     t.is((await rejection(other)).code, 'ERR_URING_CLOSED')
   })
 }

@@ -242,9 +242,10 @@ async function steps(queue: Queue, name: string): Promise<number> {
 for (const how of ['aborted', 'out of time', 'closed'] as const) {
   test(`a replacement that is ${how} at any of its steps leaves the old or the new, and nothing else`, async (t) => {
     t.timeout(120_000)
-    const at = folder(t)
+    // In memory, where no sync takes longer than what close() waits for the kernel.
+    const at = how === 'closed' && fs.existsSync('/dev/shm') ? folder(t, '/dev/shm') : folder(t)
     const name = path.join(at, 'file')
-    const counting = ring(t)
+    const counting = ring(t, {}, 120_000)
     const all = await steps(counting, name)
     t.true(all > 6)
     const [old, content] = [pattern(3 * MIB, 1), pattern(3 * MIB, 2)]

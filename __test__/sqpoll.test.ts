@@ -189,5 +189,5 @@ test('a process ends by itself with a queue with a polling thread open', async (
     const queue = new Queue({ sqpoll: { idleMs: 5000 } })
     await queue.nop()
     console.log('1')`
-  t.is(await childJson<number>(program, { timeoutMs: 10_000 }), 1)
+  t.is(await childJson<number>(program, { timeoutMs: 30_000 }), 1)
 })

@@ -106,7 +106,7 @@ test.serial('a socket is served while 1024 nops are always in flight', async (t)
 test.serial(
   'an operation that comes late is delivered while another queue is always busy',
   async (t) => {
-    t.timeout(30_000)
+    t.timeout(60_000)
     const [busy, quiet] = [new Queue(), new Queue()]
     t.teardown(() => Promise.all([busy.close({ timeoutMs: 0 }), quiet.close({ timeoutMs: 0 })]))
     for (const [one, other] of [

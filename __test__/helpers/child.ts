@@ -74,7 +74,7 @@ export function runChild(program: string | URL, options: ChildOptions = {}): Pro
   const timer = after(() => {
     late = true
     if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
-  }, options.timeoutMs ?? 30_000)
+  }, options.timeoutMs ?? 90_000)
   return new Promise((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code, signal) => {

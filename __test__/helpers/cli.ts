@@ -32,28 +32,39 @@ export function interruptOnTerminal(
   return cli(args, { under, env: { TERM: 'xterm' } })
 }
 
-/** Calls `act` as soon as `ready`, or after 20 s: for {@link ChildOptions.onStart}. */
-export function when(
-  ready: (pid: number) => boolean,
-  act: (child: ChildProcess) => void,
-): (child: ChildProcess) => void {
-  return (child) => {
-    const pid = child.pid ?? 0
-    const wait = async (): Promise<void> => {
-      const until = performance.now() + 20_000
-      while (!ready(pid) && performance.now() < until) await setTimeout(2)
-      act(child)
-    }
-    void wait()
-  }
+/** Runs a module in the program's own thread, before it: for `cli`. */
+export function inside(program: string): ChildOptions {
+  return { node: ['--import', `data:text/javascript,${encodeURIComponent(program)}`] }
 }
 
-/** Sends a signal as soon as `ready`. */
+/**
+ * Does `act` in the program's own thread as soon as `ready`, both JavaScript: the program cannot be done
+ * before, as it could when this process, held up, did it from outside.
+ */
+export function insideWhen(ready: string, act: string): ChildOptions {
+  return inside(`
+    import fs from 'node:fs'
+    const timer = setInterval(() => {
+      if (!(${ready})) return
+      clearInterval(timer)
+      ${act}
+    }, 1).unref()`)
+}
+
+/** Sends a signal as soon as `ready`, or after a minute: for {@link ChildOptions.onStart}. */
 export function signalWhen(
   ready: (pid: number) => boolean,
   signal: NodeJS.Signals = 'SIGINT',
 ): (child: ChildProcess) => void {
-  return when(ready, (child) => child.kill(signal))
+  return (child) => {
+    const pid = child.pid ?? 0
+    const wait = async (): Promise<void> => {
+      const until = performance.now() + 60_000
+      while (!ready(pid) && performance.now() < until) await setTimeout(2)
+      child.kill(signal)
+    }
+    void wait()
+  }
 }
 
 /** Whether the process has made its ring. By then it looks out for signals, too. */

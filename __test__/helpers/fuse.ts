@@ -25,6 +25,8 @@ export interface Fault {
   readonly interruptible?: boolean
   /** How much later replies to fsync come, and with which errno the first ones fail; 0 for none. */
   readonly syncMs?: number
+  /** Replies to fsync do not come until `release`. */
+  readonly syncHeld?: boolean
   readonly syncErrnos?: readonly number[]
   /** Where a line is written for each write (`w OFFSET`), begun (`s`) and good fsync (`e`). */
   readonly log?: string

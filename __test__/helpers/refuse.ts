@@ -31,7 +31,7 @@ export async function refuse(
   t: ExecutionContext,
   what: string,
   inject?: string,
-  timeoutMs = 20_000,
+  timeoutMs = 90_000,
 ): Promise<{ ended: Ended; told: Told[] }> {
   const [call] = inject?.split(':') ?? []
   const under =
