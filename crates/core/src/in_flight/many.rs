@@ -202,9 +202,7 @@ impl Many {
             return Taken::Stale;
         }
         let whole = result >= 0
-            && (result == 0
-                || !self.fill
-                || self.lengths.span(index as usize).1 == result as u32);
+            && (result == 0 || !self.fill || self.lengths.span(index as usize).1 == result as u32);
         if !whole || !self.partial.is_empty() {
             return self.take_part(index, result);
         }
