@@ -7,33 +7,12 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import test from 'ava'
 import { fixture } from './helpers/child.js'
-import {
-  listed,
-  type Packed,
-  type Project,
-  pack,
-  project,
-  ROOT,
-  readmeExample,
-  WAYS_IN,
-} from './helpers/packed.js'
+import { installed, listed, project, ROOT, readmeExample, WAYS_IN } from './helpers/packed.js'
 
 /** This machine's, as napi names it. */
 const PLATFORM = `linux-${process.arch}-gnu`
 
-let packed: Packed
-let app: Project
-const undo: (() => void)[] = []
-const scene = { teardown: (step: () => void) => void undo.unshift(step) }
-
-test.before('packing and installing', async (t) => {
-  t.timeout(180_000)
-  packed = await pack(scene)
-  app = await project(scene, packed.tarballs)
-})
-test.after.always('removing it', () => {
-  for (const step of undo) step()
-})
+const made = installed(test)
 
 interface Manifest {
   readonly version: string
@@ -50,7 +29,7 @@ function manifest(folder: string): Manifest {
 }
 
 test('the package holds dist, the loader and types, and nothing else', (t) => {
-  const names = listed(packed.tarballs.at(-1) ?? '')
+  const names = listed(made.packed.tarballs.at(-1) ?? '')
   const beside = ['LICENSE', 'README.md', 'index.d.ts', 'index.js', 'package.json']
   t.deepEqual(names.filter((name) => !name.startsWith('dist/')).sort(), beside)
   const inside = names.filter((name) => name.startsWith('dist/'))
@@ -62,13 +41,13 @@ test('the package holds dist, the loader and types, and nothing else', (t) => {
 })
 
 test('a platform package holds a binary for that platform, and names the platform to npm', (t) => {
-  const at = packed.platforms.findIndex((folder) => folder.endsWith(PLATFORM))
+  const at = made.packed.platforms.findIndex((folder) => folder.endsWith(PLATFORM))
   const binary = `node-uring.${PLATFORM}.node`
   t.deepEqual(
-    listed(packed.tarballs[at] ?? '').sort(),
+    listed(made.packed.tarballs[at] ?? '').sort(),
     ['README.md', binary, 'package.json'].sort(),
   )
-  const { os, cpu, libc, files } = manifest(packed.platforms[at] ?? '')
+  const { os, cpu, libc, files } = manifest(made.packed.platforms[at] ?? '')
   t.deepEqual(
     { os, cpu, libc, files },
     { os: ['linux'], cpu: [process.arch], libc: ['glibc'], files: [binary] },
@@ -76,10 +55,10 @@ test('a platform package holds a binary for that platform, and names the platfor
 })
 
 test('the package asks for its platform packages by its own version, and installs without a script', (t) => {
-  const { version, optionalDependencies, scripts = {} } = manifest(packed.root)
-  const names = packed.platforms.map((folder) => `node-uring-${path.basename(folder)}`)
+  const { version, optionalDependencies, scripts = {} } = manifest(made.packed.root)
+  const names = made.packed.platforms.map((folder) => `node-uring-${path.basename(folder)}`)
   t.deepEqual(optionalDependencies, Object.fromEntries(names.map((name) => [name, version])))
-  for (const folder of packed.platforms) t.is(manifest(folder).version, version)
+  for (const folder of made.packed.platforms) t.is(manifest(folder).version, version)
   const hooks = ['preinstall', 'install', 'postinstall', 'prepare']
   t.deepEqual(
     hooks.filter((hook) => hook in scripts),
@@ -90,7 +69,7 @@ test('the package asks for its platform packages by its own version, and install
 
 for (const [name, program] of WAYS_IN) {
   test(`installed, it is loaded by ${name}`, async (t) => {
-    t.is(await app.node(name, program), 'loaded Queue File\n')
+    t.is(await made.app.node(name, program), 'loaded Queue File\n')
   })
 }
 
@@ -98,7 +77,7 @@ test('installed, all of it works, in a worker too, with the binary of the platfo
   t.timeout(120_000)
   // A child gets it as it is: what it imports is found from the project.
   const program = fs.readFileSync(fixture('smoke.mjs'), 'utf8').replace('process.argv[2]', `'.'`)
-  const report = await app.node('smoke.mjs', program)
+  const report = await made.app.node('smoke.mjs', program)
   t.regex(report, /^smoke: \{"backend":"io_uring"/)
   const where = `
     const { Queue } = require('node-uring')
@@ -106,14 +85,14 @@ test('installed, all of it works, in a worker too, with the binary of the platfo
     const maps = require('node:fs').readFileSync('/proc/self/maps', 'utf8')
     console.log(maps.match(/\\S*node-uring\\S*\\.node/)[0])`
   t.regex(
-    await app.node('where.cjs', where),
+    await made.app.node('where.cjs', where),
     /node_modules\/node-uring-linux-x64-gnu\/node-uring\./,
   )
 })
 
 test("installed, README's example runs as it is printed", async (t) => {
   t.timeout(60_000)
-  t.regex(await app.node('readme.mjs', readmeExample()), /^4096 4096 \{/)
+  t.regex(await made.app.node('readme.mjs', readmeExample()), /^4096 4096 \{/)
 })
 
 test('installed, a test of node:test that uses it passes, and the program ends', async (t) => {
@@ -131,14 +110,14 @@ test('installed, a test of node:test that uses it passes, and the program ends',
       assert.equal((await file.bytesAt(0, 10)).toString(), 'tested')
       await file.close()
     })`
-  const said = await app.node('some.test.mjs', program, undefined, ['--test'])
+  const said = await made.app.node('some.test.mjs', program, undefined, ['--test'])
   t.regex(said, /pass 2\n/)
   t.regex(said, /fail 0\n/)
 })
 
 test('a bundle made by esbuild finds the binary of the package that is installed beside it', async (t) => {
   t.timeout(60_000)
-  const alone = await project(t, packed.tarballs)
+  const alone = await project(t, made.packed.tarballs)
   const at = path.join(alone.folder, 'bundled')
   fs.mkdirSync(at)
   const program = `
@@ -161,7 +140,7 @@ for (const [module, moduleResolution] of [
 ] as const) {
   test(`installed, TypeScript compiles README's example with ${moduleResolution} resolution`, async (t) => {
     t.timeout(120_000)
-    const at = path.join(app.folder, moduleResolution)
+    const at = path.join(made.app.folder, moduleResolution)
     fs.mkdirSync(at)
     fs.writeFileSync(path.join(at, 'package.json'), '{ "type": "module" }\n')
     const source = `${readmeExample()}
@@ -174,14 +153,14 @@ for (const [module, moduleResolution] of [
       ...{ types: ['node'], typeRoots: [path.join(ROOT, 'node_modules/@types')] },
     }
     fs.writeFileSync(path.join(at, 'tsconfig.json'), JSON.stringify({ compilerOptions }))
-    await t.notThrowsAsync(app.tool('tsc', '-p', moduleResolution))
+    await t.notThrowsAsync(made.app.tool('tsc', '-p', moduleResolution))
   })
 }
 
 test('installed, npx runs the command line, and doctor finds the binary in its own package', async (t) => {
   t.timeout(60_000)
   const run = promisify(execFile)
-  const at = fs.realpathSync(app.folder)
+  const at = fs.realpathSync(made.app.folder)
   const { stdout } = await run('npx', ['--offline', 'node-uring', 'doctor', '--json'], { cwd: at })
   const { backend, facts, binary } = JSON.parse(stdout)
   const modules = path.join(at, 'node_modules')

@@ -5,6 +5,7 @@ import { execFile, execFileSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { promisify } from 'node:util'
+import type { TestFn } from 'ava'
 import { childJson } from './child.js'
 import { folder, type Teardown } from './scratch.js'
 
@@ -125,3 +126,25 @@ export const WAYS_IN = [
     `import('node-uring').then(({ Queue, File }) => console.log('loaded', Queue.name, File.name))`,
   ],
 ] as const
+
+/** What a test file has packed and installed. */
+export interface Installed {
+  readonly packed: Packed
+  readonly app: Project
+}
+
+/** Packs and installs before the tests of a file, and removes it after them; filled once they run. */
+export function installed(test: TestFn): Installed {
+  const made = {} as { packed: Packed; app: Project }
+  const undo: (() => void)[] = []
+  const scene = { teardown: (step: () => void) => void undo.unshift(step) }
+  test.before('packing and installing', async (t) => {
+    t.timeout(180_000)
+    made.packed = await pack(scene)
+    made.app = await project(scene, made.packed.tarballs)
+  })
+  test.after.always('removing it', () => {
+    for (const step of undo) step()
+  })
+  return made
+}

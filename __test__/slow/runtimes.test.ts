@@ -6,20 +6,10 @@ import path from 'node:path'
 import test from 'ava'
 import { fixture } from '../helpers/child.js'
 import { fromNpm } from '../helpers/npm.js'
-import { type Project, pack, project } from '../helpers/packed.js'
+import { installed } from '../helpers/packed.js'
 import { needs } from '../helpers/skip.js'
 
-let app: Project
-const undo: (() => void)[] = []
-const scene = { teardown: (step: () => void) => void undo.unshift(step) }
-
-test.before('packing and installing', async (t) => {
-  t.timeout(180_000)
-  app = await project(scene, (await pack(scene)).tarballs)
-})
-test.after.always('removing it', () => {
-  for (const step of undo) step()
-})
+const made = installed(test)
 
 for (const [name, npm, binary, args] of [
   ['Bun', '@oven/bun-linux-x64', 'bin/bun', ['run']],
@@ -34,7 +24,7 @@ for (const [name, npm, binary, args] of [
         .readFileSync(fixture('smoke.mjs'), 'utf8')
         .replace('process.argv[2]', `'.'`)
         .replace('new Queue({', `new Queue({ backend: '${backend}', `)
-      const said = await app.run('smoke.mjs', smoke, runtime, args)
+      const said = await made.app.run('smoke.mjs', smoke, runtime, args)
       t.true(said.startsWith(`smoke: {"backend":"${backend}"`), said)
     })
   }
