@@ -31,6 +31,7 @@ import {
   freshHandleReads,
   handleReads,
   nops,
+  promises,
   readAts,
   syncReads,
   timerGapsMs,
@@ -61,11 +62,12 @@ async function nopGroup(bench: Bench): Promise<void> {
   const queue = new Queue()
   for (const atOnce of [128, 1024, 1]) {
     const cell = atOnce === 1 ? 'nop, one at a time' : `nop ×${atOnce}`
-    await bench.contest({
+    await bench.contest<'ring' | 'c' | 'alone'>({
       name: cell,
       sides: {
         ring: inProcess('node-uring', (n) => nops(queue, atOnce, n)),
         c: floorSide(`C, batch ${atOnce}`, bench.floor, 'nop', '--batch', `${atOnce}`),
+        alone: inProcess('promises alone', (n) => promises(atOnce, n)),
       },
       rows: [
         {

@@ -65,6 +65,25 @@ export async function nops(queue: Queue, atOnce: number, operations: number): Pr
   await Promise.all(times(atOnce, loop))
 }
 
+/** What the loop above costs by itself: promises that nothing but a turn of the event loop is behind. */
+export async function promises(atOnce: number, operations: number): Promise<void> {
+  let waiting: (() => void)[] = []
+  const deliver = () => {
+    const arrived = waiting
+    waiting = []
+    for (const resolve of arrived) resolve()
+  }
+  const operation = (): Promise<void> =>
+    new Promise((resolve) => {
+      if (waiting.push(resolve) === 1) setImmediate(deliver)
+    })
+  let left = operations
+  const loop = async () => {
+    while (left-- > 0) await operation()
+  }
+  await Promise.all(times(atOnce, loop))
+}
+
 /** Nops, so many by each call and promise, one call after the other. */
 export async function nopsAtOnce(queue: Queue, batch: number, operations: number): Promise<void> {
   for (let left = operations; left > 0; left -= batch) await queue.nops(Math.min(batch, left))
