@@ -1,7 +1,7 @@
 // The end of queues and files: what close waits for, what it cancels, what it leaves behind.
 
 import fs from 'node:fs'
-import { Queue } from 'node-uring'
+import { op, Queue } from 'node-uring'
 import { assertEnded, childJson, runChild } from './helpers/child.js'
 import { isPending, rejection, ring } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
@@ -250,6 +250,32 @@ test('Symbol.asyncDispose of a queue cancels reads and sleeps and waits for writ
   t.deepEqual(await Promise.all(writes), Array(8).fill('kept'))
   t.true(fs.readFileSync(path).equals(Buffer.alloc(24 * MIB, 1)))
   t.is(await outcome(queue.nop()), 'ERR_URING_CLOSED')
+})
+
+test('disposing of a queue ends an open of a FIFO and a copy from one, and no replaceFile', async (t) => {
+  const queue = ring(t)
+  const [from, to] = [
+    await queue.open(fifo(t), 'r+'),
+    await queue.open(scratch(t, Buffer.alloc(0)), 'r+'),
+  ]
+  const opens = [queue.open(fifo(t), 'r'), queue.open(fifo(t), 'w')]
+  const copies = [from.copyTo(to), queue.submit([op.splice(from, to, 5, { to: 0 })])]
+  const ends = [...opens, ...copies].map((promise) =>
+    promise.then(
+      (results) => String(results),
+      ({ name }) => name,
+    ),
+  )
+  // Copies have learned by then what they copy from.
+  while (queue.stats().inFlight < 4) await after(5)
+  const target = scratch(t, Buffer.from('before'))
+  const replaced = queue.replaceFile(target, Buffer.from('after'))
+  await queue[Symbol.asyncDispose]()
+  const [, , , batch] = await Promise.all(ends)
+  t.deepEqual((await Promise.all(ends)).slice(0, 3), ['AbortError', 'AbortError', 'AbortError'])
+  t.regex(batch ?? '', /AbortError/)
+  await replaced
+  t.is(fs.readFileSync(target, 'utf8'), 'after')
 })
 
 test('Symbol.asyncDispose of a file cancels its reads, waits for its writes, and leaves others alone', async (t) => {

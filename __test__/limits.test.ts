@@ -772,3 +772,28 @@ test('a transfer that is aborted between two pieces does not wait for memory any
   t.deepEqual(await oneByOne(pipe, [held, ...waiting]), [1, 1, 1])
   assertIdle(t, queue)
 })
+
+for (const [kind, memory] of [
+  ['plain memory', () => Buffer.alloc(100)],
+  ['memory from alloc', (queue: Queue) => queue.alloc(100)],
+] as const) {
+  test(`what a read took from a FIFO is told of, also when it is aborted before that is known to be all: ${kind}`, async (t) => {
+    const queue = ring(t)
+    const name = fifo(t)
+    for (let round = 0; round < 50; round++) {
+      // Of each file the first short read asks what kind of file it is.
+      const file = await queue.open(name, 'r+')
+      await file.writeAt(Buffer.from('hello'), 0)
+      const controller = new AbortController()
+      const target = memory(queue)
+      const read = file.readAt(target, 0, { signal: controller.signal }).catch(({ name }) => name)
+      for (let turns = round % 5; turns > 0; turns--) await queue.nop()
+      controller.abort()
+      const came = await read
+      if (came === 'AbortError') t.is(await file.readAt(target, 0), 5, 'they are still there')
+      else t.is(came, 5)
+      t.is(Buffer.from(target.subarray(0, 5)).toString(), 'hello')
+      await file.close()
+    }
+  })
+}

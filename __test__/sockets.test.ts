@@ -94,6 +94,52 @@ bashTest('send and recv work over a TCP connection in blocking mode', async (t) 
   await talk(t, socket, printed)
 })
 
+/** Reads and writes a socket at descriptor 3 as it would a file, at positions and in pieces. */
+const AS_A_FILE = `
+import { Queue } from 'node-uring'
+const queue = new Queue()
+const socket = await queue.adopt(3)
+const [half, whole] = [1 << 20, 2 << 20]
+const told = [
+  await socket.writeAt(Buffer.alloc(whole, 1), 0),
+  await socket.writeAt(queue.alloc(whole).fill(2), 12345),
+  await socket.writevAt([Buffer.alloc(half, 3), Buffer.alloc(half, 3)], 7),
+  await socket.writevAt([queue.alloc(half).fill(4), queue.alloc(half).fill(4)], 7),
+  [...(await socket.writeMany(Float64Array.of(0, 10), 5, Buffer.alloc(10, 5)))],
+  (await socket.bytesAt(99, 4)).toString(),
+]
+await queue.close()
+console.log(JSON.stringify(told))`
+
+bashTest('a socket has no positions: it is read and written at any, and in pieces', async (t) => {
+  const server = net.createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1')
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  // In blocking mode, which a socket of Node's is not.
+  const program = `exec 3<>/dev/tcp/127.0.0.1/${port}; exec "$@"`
+  const eval_ = ['--input-type=module', '--eval', AS_A_FILE]
+  const child = spawn('bash', ['-c', program, 'bash', process.execPath, ...eval_], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  const printed = watched(t, child)
+  const [socket] = (await once(server, 'connection')) as [net.Socket]
+  t.teardown(() => socket.destroy())
+  socket.write('1234')
+  const came: Buffer[] = []
+  for await (const part of socket) came.push(part as Buffer)
+  const all = Buffer.concat(came)
+  const size = 2 << 20
+  t.deepEqual(JSON.parse(await printed), [size, size, size, size, [5, 5], '1234'])
+  for (let i = 0; i < 4; i++) {
+    t.true(
+      all.subarray(i * size, (i + 1) * size).every((byte) => byte === i + 1),
+      `part ${i}`,
+    )
+  }
+  t.true(all.subarray(4 * size).equals(Buffer.alloc(10, 5)))
+})
+
 test('send and recv on what is no socket say ENOTSOCK, in a batch, too', async (t) => {
   const queue = ring(t)
   const at = scratch(t, Buffer.from('content'))

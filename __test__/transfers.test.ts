@@ -1,6 +1,7 @@
 // Bytes go into a file and come back: every size, every kind of buffer, every position; streams too.
 // node:fs is the witness: it writes what is read here and reads what is written here.
 
+import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
 import type { File, Queue } from 'node-uring'
 import { pattern, random } from './helpers/random.js'
@@ -570,3 +571,28 @@ test('a character device is read and written', async (t) => {
   t.is(await none.readAt(target, 0), 0)
   t.is(await none.writeAt(target, 0), 100_000)
 })
+
+/** Makes the pipe of a FIFO that somebody has open hold 1 MiB, and fills it: F_SETPIPE_SZ. */
+const FILLS = `
+import fcntl, os, sys
+pipe = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(pipe, 1031, 1 << 20)
+os.write(pipe, b"x" * (1 << 20))`
+
+needs(test, { commands: ['python3'] })(
+  'a read of a FIFO is one read, also of as much as is copied at once',
+  async (t) => {
+    const queue = ring(t)
+    const name = fifo(t)
+    for (const plain of [true, false]) {
+      const file = await queue.open(name, 'r+')
+      for (let time = 0; time < 2; time++) {
+        execFileSync('python3', ['-c', FILLS, name])
+        const target = plain ? Buffer.alloc(2 << 20) : queue.alloc(2 << 20)
+        t.is(await file.readAt(target, 0, { timeoutMs: 30_000 }), 1 << 20, `${plain}, ${time}`)
+        t.true(target.subarray(0, 1 << 20).every((byte) => byte === 0x78))
+      }
+      await file.close()
+    }
+  },
+)

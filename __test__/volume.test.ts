@@ -679,3 +679,24 @@ test.serial(
     t.true(told.perOperation < 1 && told.perOperation > -1, `${told.perOperation} bytes`)
   },
 )
+
+test('a writeMany that ends before it begins says that nothing was written', async (t) => {
+  const queue = ring(t)
+  for (const known of [false, true]) {
+    const file = await queue.open(scratch(t), 'w+')
+    if (known) await file.readMany(Float64Array.of(0), 1, new Uint8Array(1))
+    const controller = new AbortController()
+    const { signal } = controller
+    const write = file.writeMany(Float64Array.of(0, 10), 10, new Uint8Array(20), { signal })
+    controller.abort()
+    const { name, bytesWritten } = await rejection(write)
+    t.deepEqual({ name, bytesWritten }, { name: 'AbortError', bytesWritten: 0 }, `known: ${known}`)
+  }
+  // Until it is known, nothing is copied.
+  const file = await queue.open(scratch(t), 'w+')
+  const buffer = new ArrayBuffer(20)
+  const write = file.writeMany(Float64Array.of(0, 10), 10, new Uint8Array(buffer))
+  structuredClone(buffer, { transfer: [buffer] })
+  const { code, bytesWritten } = await rejection(write)
+  t.deepEqual({ code, bytesWritten }, { code: 'ERR_URING_BUFFER_DETACHED', bytesWritten: 0 })
+})

@@ -248,11 +248,12 @@ export class Batch {
   #problem(index: number): Error | undefined {
     const before = this.#results[index]
     if (before instanceof Error) return before
-    const { file, other, opcode, view, length } = this.#list[index] as BatchOperation
+    const made = this.#list[index] as BatchOperation
+    const { file, other, opcode, view, length } = made
     const bytesWritten = isOutgoing(opcode) ? 0 : undefined
     if (file?.cancelled || other?.cancelled) return abortError(undefined, bytesWritten)
     const endsReads = this.#operations.endsReads || file?.readsCancelled === true
-    if (endsReads && isEndless(opcode)) return abortError()
+    if (endsReads && isEndless(made)) return abortError()
     if (view === undefined || hasBytes(view, length)) return undefined
     return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode), bytesWritten })
   }

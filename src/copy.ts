@@ -154,14 +154,7 @@ export function copyTo(from: FileState, to: FileState, options: CopyOptions = {}
   if (operations.ended !== undefined) return rejected(operations.ended())
   const over = overBefore(limits, OP_SPLICE, 0)
   if (over !== undefined) return rejected(over)
+  const work = (check: () => void) => new Copy(from, to, options, limits, check).run()
   // Both count as in use until it is over.
-  return operations.outside(to, OP_SPLICE, (checkTo) =>
-    operations.outside(from, OP_SPLICE, (checkFrom) => {
-      const check = () => {
-        checkTo()
-        checkFrom()
-      }
-      return new Copy(from, to, options, limits, check).run()
-    }),
-  )
+  return operations.outside(to, OP_SPLICE, work, from)
 }

@@ -6,13 +6,16 @@ import { fstatSync } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
 import {
   OP_CLOSE,
+  OP_OPENAT,
   OP_POLL_ADD,
   OP_READ,
   OP_READV,
   OP_RECV,
+  OP_SPLICE,
   OP_STATX,
   OP_TIMEOUT,
 } from './backend.js'
+import type { BatchOperation } from './batch-operation.js'
 import { Commits } from './commits.js'
 import { ERRNO } from './errno.js'
 import { invalidArgType, rejected, systemError, uringError } from './errors.js'
@@ -159,7 +162,7 @@ export class FileState {
   /** Cancels reads, which may never end by themselves; writes are left alone. */
   cancelReads(): void {
     this.readsCancelled = true
-    this.operations.cancel((op) => isOn(op, this) && isEndless(op.opcode))
+    this.operations.cancel((op) => isOn(op, this) && isEndless(op))
   }
 }
 
@@ -256,10 +259,15 @@ export function checkAlignment(state: FileState, length: number, position: numbe
   throw uringError('ERR_URING_ALIGNMENT', { position, lengthBytes: length, alignment })
 }
 
-/** Operations that may never end by themselves. */
-export function isEndless(opcode: number): boolean {
+/** Whether an operation may never end by itself: it waits for others, or reads what they write. */
+export function isEndless({ opcode, other, path }: Endless): boolean {
+  // The opens of `replaceFile`, which name no path for the error, are of regular files.
+  if (opcode === OP_OPENAT) return path !== undefined
+  if (opcode === OP_SPLICE) return other?.fills !== true
   return ENDLESS.has(opcode)
 }
+
+type Endless = Pick<Operation | BatchOperation, 'opcode' | 'other' | 'path'>
 
 const ENDLESS = new Set([OP_READ, OP_TIMEOUT, OP_RECV, OP_POLL_ADD, OP_READV])
 

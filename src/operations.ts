@@ -230,16 +230,20 @@ export class Operations {
   /**
    * Counts work that is done elsewhere, or in several operations, as one under way until it settles. The
    * work is given a function that throws when it is to end early, to be called between its steps.
+   * `other` is a file that it reads from beside.
    */
   async outside<T>(
     file: FileState | undefined,
     opcode: number,
     work: (check: () => void) => Promise<T>,
+    other?: FileState,
   ): Promise<T> {
     const op = this.slots.takeShare(KIND_OUTSIDE)
     op.opcode = opcode
     op.file = file
+    op.other = other
     if (file !== undefined) file.pending++
+    if (other !== undefined) other.pending++
     const { number } = op
     const check = () => {
       // Settled by the end of the engine, and the record somebody else's.

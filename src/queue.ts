@@ -421,11 +421,11 @@ export class Queue extends Posts {
     if (held.length > 0) throw uringError('ERR_URING_BUSY', { held })
   }
 
-  /** Cancels pending reads and sleeps, waits for writes, and closes. */
+  /** Cancels pending reads, opens and sleeps, waits for writes, and closes. */
   [Symbol.asyncDispose](): Promise<void> {
     const closed = this.close()
     this.#operations.endsReads = true
-    this.#operations.cancel((op) => isEndless(op.opcode))
+    this.#operations.cancel(isEndless)
     return closed
   }
 }

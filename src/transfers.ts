@@ -371,12 +371,12 @@ export class Transfers {
     const file = op.file as FileState
     // One recv is one recv.
     if (result === 0 || op.opcode === OP_RECV) return true
+    // A read of a FIFO, terminal or socket is one read.
+    if (file.fills === false && file.blockBytes === 0) return true
     if (result === op.piece) return false
     if ((op.flags & NOWAIT) !== 0) return true
     // The blocks of a direct file end within one only where the file ends.
-    if (file.blockBytes !== 0) return result % file.blockBytes !== 0
-    // A read of a FIFO, terminal or socket is one read.
-    return file.fills === false
+    return file.blockBytes !== 0 && result % file.blockBytes !== 0
   }
 
   /** Stages the next piece. After the first short read of a file, finds out what kind it is. */
@@ -387,7 +387,9 @@ export class Transfers {
       void file.learn().then(() => {
         // The queue may have failed meanwhile, and the record be somebody else's.
         if (op.number !== number) return
-        if (op.cancelled) this.#operations.finish(op, -ECANCELED)
+        // What a FIFO or socket gave is gone from there: it counts, whoever gives up meanwhile.
+        if (file.fills === false) this.#operations.finish(op, 0)
+        else if (op.cancelled) this.#operations.finish(op, -ECANCELED)
         else if (file.fills) this.#operations.begin(op)
         else this.#operations.finish(op, 0)
       })

@@ -152,7 +152,7 @@ interface ManyMemory {
 }
 
 /** Rejects when the call was cancelled between two of its parts. */
-type Check = () => Promise<never> | undefined
+type Check = (bytesWritten?: number) => Promise<never> | undefined
 
 /** Where each part of a call begins and ends. */
 interface Span {
@@ -226,7 +226,7 @@ export class Volume {
     return this.#whole(file, async (check) => {
       // A file that cannot say what it is is read like a stream.
       await file.learn()
-      return check() ?? this.#transfer(what, memory)
+      return check(writtenAtFirst(opcode)) ?? this.#transfer(what, memory)
     })
   }
 
@@ -283,8 +283,10 @@ export class Volume {
     const held = operations.hold(file)
     const { number } = held
     try {
-      return await run(() =>
-        held.number === number ? undefined : rejected(operations.ended?.() ?? abortError()),
+      return await run((bytesWritten) =>
+        held.number === number
+          ? undefined
+          : rejected(operations.ended?.() ?? abortError(undefined, bytesWritten)),
       )
     } finally {
       if (held.number === number) operations.settle(held, undefined)
@@ -302,8 +304,7 @@ export class Volume {
   }
 
   #over(limits: Limits | undefined, opcode: number): Error | undefined {
-    const written = opcode === OP_WRITE ? 0 : undefined
-    return this.#operations.ended?.() ?? overBefore(limits, opcode, written)
+    return this.#operations.ended?.() ?? overBefore(limits, opcode, writtenAtFirst(opcode))
   }
 
   async #single(
@@ -337,7 +338,7 @@ export class Volume {
     limits: Limits | undefined,
   ): Promise<T> {
     const operations = this.#operations
-    const over = overBefore(limits, opcode)
+    const over = overBefore(limits, opcode, writtenAtFirst(opcode))
     if (over !== undefined) return rejected(over)
     const op = operations.slots.take()
     op.kind = KIND_MANY
@@ -392,7 +393,13 @@ function nopsPart(count: number): ManyPart {
 const ONE_BY_ONE = 128
 
 function goneError(opcode: number): Error {
-  return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode) })
+  const bytesWritten = writtenAtFirst(opcode)
+  return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode), bytesWritten })
+}
+
+/** What the error of a write says that has not begun; reads say nothing of it. */
+function writtenAtFirst(opcode: number): number | undefined {
+  return opcode === OP_WRITE ? 0 : undefined
 }
 
 function tellBytesWritten(error: unknown, counts: Int32Array): void {

@@ -44,6 +44,40 @@ pub enum Target {
     Registered(u32),
 }
 
+/// What of a file operations have to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileKind {
+    /// None of the others.
+    #[default]
+    Plain,
+    /// Opened O_DIRECT.
+    Direct,
+    /// A socket, which has no positions: it refuses all but 0 with ESPIPE (`sock_read_iter` in Linux).
+    Socket,
+}
+
+impl FileKind {
+    /// Of what was opened with O_DIRECT or without.
+    #[must_use]
+    pub const fn opened(direct: bool) -> Self {
+        if direct { Self::Direct } else { Self::Plain }
+    }
+
+    /// Whether it was opened O_DIRECT.
+    #[inline]
+    #[must_use]
+    pub const fn is_direct(self) -> bool {
+        matches!(self, Self::Direct)
+    }
+
+    /// The position that the kernel is told.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn position(self, position: u64) -> u64 {
+        if matches!(self, Self::Socket) { 0 } else { position }
+    }
+}
+
 /// Why a file could not be used as asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadFile {
@@ -60,7 +94,7 @@ pub enum BadFile {
 struct Entry {
     generation: u32,
     descriptor: Option<OwnedFd>,
-    direct: bool,
+    kind: FileKind,
     registered: bool,
     in_flight: u32,
 }
@@ -89,7 +123,7 @@ impl Files {
     pub fn insert(
         &mut self,
         descriptor: OwnedFd,
-        direct: bool,
+        kind: FileKind,
     ) -> Result<(FileHandle, Option<u32>), BadFile> {
         let index = match self.free.pop() {
             Some(index) => index,
@@ -97,7 +131,7 @@ impl Files {
                 self.entries.push(Entry {
                     generation: 0,
                     descriptor: None,
-                    direct: false,
+                    kind: FileKind::Plain,
                     registered: false,
                     in_flight: 0,
                 });
@@ -109,7 +143,7 @@ impl Files {
         // Never 0: the first place's handle would be 0 then, which says that there is no file.
         entry.generation = entry.generation.wrapping_add(1).max(1);
         entry.descriptor = Some(descriptor);
-        entry.direct = direct;
+        entry.kind = kind;
         entry.registered = false;
         let handle = FileHandle(u64::from(entry.generation) << INDEX_BITS | u64::from(index));
         Ok((handle, (index < self.registered_places).then_some(index)))
@@ -141,12 +175,12 @@ impl Files {
         }
     }
 
-    /// Holds a file for an operation. Returns how to name it, and whether it was opened O_DIRECT.
+    /// Holds a file for an operation. Returns how to name it, and its kind.
     ///
     /// # Errors
     /// [`BadFile::Unknown`].
     #[inline]
-    pub fn hold(&mut self, handle: FileHandle) -> Result<(Target, bool), BadFile> {
+    pub fn hold(&mut self, handle: FileHandle) -> Result<(Target, FileKind), BadFile> {
         let entry = self.find(handle)?;
         entry.in_flight += 1;
         let target = match &entry.descriptor {
@@ -154,13 +188,13 @@ impl Files {
             Some(descriptor) => Target::Descriptor(descriptor.as_raw_fd()),
             None => unreachable!("found entries are open"),
         };
-        Ok((target, entry.direct))
+        Ok((target, entry.kind))
     }
 
     /// Whether the handle names an open file that was opened O_DIRECT.
     #[inline]
     pub fn is_direct(&mut self, handle: FileHandle) -> bool {
-        self.find(handle).is_ok_and(|entry| entry.direct)
+        self.find(handle).is_ok_and(|entry| entry.kind.is_direct())
     }
 
     /// Lets go of an operation's hold.
@@ -228,9 +262,9 @@ mod tests {
     #[test]
     fn a_handle_of_a_closed_file_never_names_the_next_one() {
         let mut files = Files::new(0);
-        let (first, _) = files.insert(null(), false).expect("room");
+        let (first, _) = files.insert(null(), FileKind::Plain).expect("room");
         files.remove(first).expect("open");
-        let (second, _) = files.insert(null(), false).expect("room");
+        let (second, _) = files.insert(null(), FileKind::Plain).expect("room");
         assert_eq!(first.index(), second.index(), "the place is reused");
         assert_eq!(files.hold(first).unwrap_err(), BadFile::Unknown);
         assert!(files.hold(second).is_ok());
@@ -239,7 +273,7 @@ mod tests {
     #[test]
     fn a_file_with_operations_in_flight_is_not_removed() {
         let mut files = Files::new(0);
-        let (handle, _) = files.insert(null(), false).expect("room");
+        let (handle, _) = files.insert(null(), FileKind::Plain).expect("room");
         files.hold(handle).expect("open");
         assert_eq!(files.remove(handle).unwrap_err(), BadFile::InFlight);
         files.unhold(handle);
@@ -250,20 +284,20 @@ mod tests {
     #[test]
     fn files_past_the_registered_table_are_named_by_descriptor() {
         let mut files = Files::new(1);
-        let (first, place) = files.insert(null(), false).expect("room");
+        let (first, place) = files.insert(null(), FileKind::Plain).expect("room");
         assert_eq!(place, Some(0));
         files.set_registered(first, true);
-        assert_eq!(files.hold(first), Ok((Target::Registered(0), false)));
-        let (second, place) = files.insert(null(), true).expect("room");
+        assert_eq!(files.hold(first), Ok((Target::Registered(0), FileKind::Plain)));
+        let (second, place) = files.insert(null(), FileKind::Direct).expect("room");
         assert_eq!(place, None);
         let fd = files.descriptor(second).expect("open");
-        assert_eq!(files.hold(second), Ok((Target::Descriptor(fd), true)));
+        assert_eq!(files.hold(second), Ok((Target::Descriptor(fd), FileKind::Direct)));
     }
 
     #[test]
     fn a_descriptor_in_the_table_is_known_to_be_owned() {
         let mut files = Files::new(0);
-        let (handle, _) = files.insert(null(), false).expect("room");
+        let (handle, _) = files.insert(null(), FileKind::Plain).expect("room");
         let fd = files.descriptor(handle).expect("open");
         assert!(files.owns(fd));
         drop(files.remove(handle).expect("open"));
@@ -274,7 +308,7 @@ mod tests {
         #[test]
         fn any_number_used_as_a_handle_is_refused_or_names_an_open_file(numbers in proptest::collection::vec(any::<u64>(), 64)) {
             let mut files = Files::new(0);
-            let (handle, _) = files.insert(null(), false).expect("room");
+            let (handle, _) = files.insert(null(), FileKind::Plain).expect("room");
             for number in numbers {
                 let guess = FileHandle::from_number(number);
                 if guess != handle {

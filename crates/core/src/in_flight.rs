@@ -20,6 +20,8 @@ pub use many::{Budget, Lengths, Many};
 
 /// Most slots: operations at once in one queue, waiting ones aside.
 pub const SLOTS_MAX: u32 = 1 << 20;
+/// A user_data that no operation has.
+const NOBODY: u64 = u64::MAX;
 /// Set in the user_data of a cancel, beside that of the operation it is to cancel.
 const CANCEL: u64 = 1 << 30;
 /// The user_data of completions that other engines post into our queue. It is this constant and never
@@ -89,6 +91,16 @@ enum State {
     Many(u16),
 }
 
+/// What an operation that the kernel has waits for there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    Nothing,
+    /// The link before it is not over.
+    Another,
+    /// Nor is it, and a cancel has missed this one meanwhile.
+    AnotherAndMissed,
+}
+
 struct Slot {
     generation: u32,
     state: State,
@@ -98,6 +110,9 @@ struct Slot {
     drain: bool,
     /// Whether it does not keep the event loop alive.
     quiet: bool,
+    /// The user_data of the link behind it, which starts when it is over, or [`NOBODY`].
+    next: u64,
+    behind: Behind,
     /// Bytes that the submitting thread would copy for it.
     inline_bytes: u32,
     held: Held,
@@ -180,6 +195,8 @@ pub struct InFlight {
     /// Operations that are waited for and that the kernel has; those of many aside.
     with_kernel: u32,
     many: Table,
+    /// Links that a cancel has missed before they could start, and that have started since.
+    started: Vec<u64>,
 }
 
 impl InFlight {
@@ -198,6 +215,8 @@ impl InFlight {
                 linked: false,
                 drain: false,
                 quiet: false,
+                next: NOBODY,
+                behind: Behind::Nothing,
                 inline_bytes: 0,
                 held: Held::default(),
                 sqe: Sqe::default(),
@@ -229,6 +248,7 @@ impl InFlight {
         place.linked = flags & (LINK | HARDLINK) != 0;
         place.drain = flags & DRAIN != 0;
         place.quiet = flags & QUIET != 0;
+        (place.next, place.behind) = (NOBODY, Behind::Nothing);
         place.inline_bytes = inline_bytes;
         place.held = held;
         place.sqe.0.set_user_data(u64::from(place.generation) << 32 | u64::from(slot));
@@ -274,6 +294,35 @@ impl InFlight {
     /// The chain ends with the staged operation at `slot`: what was to follow will not.
     pub fn end_chain(&mut self, slot: u32) {
         self.slots[slot as usize].linked = false;
+    }
+
+    /// The links of these slots, in their order, go to the kernel together.
+    pub fn link(&mut self, members: &[u32]) {
+        for pair in members.windows(2) {
+            let behind = &mut self.slots[pair[1] as usize];
+            behind.behind = Behind::Another;
+            let next = behind.target(pair[1]).user_data;
+            self.slots[pair[0] as usize].next = next;
+        }
+    }
+
+    /// Takes one of the links that cancels have missed and that have started since, by its user_data.
+    #[inline]
+    pub fn take_started(&mut self) -> Option<u64> {
+        self.started.pop()
+    }
+
+    /// The operation before the link with this user_data is over.
+    #[cold]
+    fn start_link(&mut self, user_data: u64) {
+        let place = &mut self.slots[user_data as u32 as usize];
+        // One of a chain that was cut may be over already, and its slot somebody else's.
+        if place.target(user_data as u32).user_data != user_data {
+            return;
+        }
+        if std::mem::replace(&mut place.behind, Behind::Nothing) == Behind::AnotherAndMissed {
+            self.started.push(user_data);
+        }
     }
 
     /// The kernel took the chain in two submissions, and the part from `slot` on started by itself.
@@ -340,12 +389,18 @@ impl InFlight {
     /// a poll, and there nobody looks for it. `io_try_cancel` in Linux; `io_uring_prep_cancel(3)`
     /// promises no more.
     #[cold]
-    fn arrive_of_cancel(&self, target: u64, result: i32) -> Arrived {
+    fn arrive_of_cancel(&mut self, target: u64, result: i32) -> Arrived {
         let missed = matches!(-result, libc::EALREADY | libc::ENOENT);
-        if missed && self.target_of(target).is_some() {
-            Arrived::Missed(target)
-        } else {
-            Arrived::Cancelled
+        if !missed || self.target_of(target).is_none() {
+            return Arrived::Cancelled;
+        }
+        match self.slots.get_mut(target as u32 as usize) {
+            // Nobody finds it before it has started.
+            Some(place) if place.behind != Behind::Nothing => {
+                place.behind = Behind::AnotherAndMissed;
+                Arrived::Cancelled
+            }
+            _ => Arrived::Missed(target),
         }
     }
 
@@ -380,6 +435,10 @@ impl InFlight {
         if let Some(payload) = place.held.payload.take() {
             payload.unhold(arena, files);
             place.held.payload = payload.after(result).map(Box::new);
+        }
+        if place.next != NOBODY {
+            let next = std::mem::replace(&mut place.next, NOBODY);
+            self.start_link(next);
         }
     }
 

@@ -3,8 +3,9 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 
 use common::{
     DEADLINE, Directory, Loop, alone, close, descriptors_on, fsync, nop, open, path_bytes, read,
@@ -272,4 +273,20 @@ fn engines_that_come_and_go_leave_no_descriptor_behind() {
         }
         assert_eq!(count(), before);
     });
+}
+
+/// Linux refuses any position but 0 on a socket with ESPIPE, also that of what a short write has left.
+#[test]
+fn a_socket_has_no_positions() {
+    let (mine, mut theirs) = UnixStream::pair().expect("a pair");
+    let mut it = Loop::new(small());
+    let socket = it.engine.adopt(mine.into_raw_fd(), false).expect("room");
+    let chunk = it.chunk_of(b"hello");
+    assert_eq!(it.complete(&write(0, socket, chunk, (0, 5), 12345)), 5);
+    let mut came = [0; 5];
+    theirs.read_exact(&mut came).expect("what was written");
+    assert_eq!(&came, b"hello");
+    theirs.write_all(b"world").expect("room");
+    assert_eq!(it.complete(&read(0, socket, chunk, (0, 5), 1 << 40)), 5);
+    assert_eq!(it.bytes(chunk, 0, 5), b"world");
 }

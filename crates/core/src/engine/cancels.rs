@@ -11,8 +11,8 @@ use crate::ring::Ring;
 /// Cancels asked for in one enter. What they cancel stays in the list they are looked up in until the
 /// kernel has completed it, of which it does 20 in an enter (`IO_LOCAL_TW_DEFAULT_MAX`).
 const CANCELS_MAX: usize = 16;
-/// Longest wait before the kernel is asked again, in milliseconds: 2^5. A link that has not started is
-/// missed each time, and so is what no signal interrupts: a write to a frozen file system.
+/// Longest wait before the kernel is asked again, in milliseconds: 2^5. What no signal interrupts, a write
+/// to a frozen file system, is missed each time.
 const MISSED_SHIFT_MAX: u32 = 5;
 
 /// The cancels of an engine.
@@ -35,10 +35,25 @@ impl Cancels {
         !self.waiting.is_empty()
     }
 
+    /// Asks for links that cancels have missed before they had started.
+    #[inline]
+    pub(super) fn ask_for_started(&mut self, in_flight: &mut InFlight) {
+        while let Some(started) = in_flight.take_started() {
+            self.waiting.push_back(started);
+        }
+    }
+
     /// The kernel still has this operation, which a cancel was for.
     #[cold]
     pub(super) fn miss(&mut self, target: u64) {
         self.missed.push(target);
+    }
+
+    /// More is cancelled: what that misses is asked for soon, unless there are others to wait with.
+    fn begin_anew(&mut self) {
+        if self.missed.is_empty() {
+            self.tries = 0;
+        }
     }
 
     /// The end asks again for all, by itself.
@@ -77,12 +92,12 @@ impl Engine {
                 true
             }
             Cancelling::Ask(target) => {
-                self.cancels.tries = 0;
+                self.cancels.begin_anew();
                 self.ask_to_cancel(target);
                 true
             }
             Cancelling::Many { targets, over } => {
-                self.cancels.tries = 0;
+                self.cancels.begin_anew();
                 for target in targets {
                     self.ask_to_cancel(target);
                 }

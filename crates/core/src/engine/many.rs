@@ -102,7 +102,8 @@ impl Engine {
             ..Request::default()
         });
         let file = FileHandle::from_number(request.file);
-        let (target, direct) = self.files.hold(file)?;
+        let (target, kind) = self.files.hold(file)?;
+        let direct = kind.is_direct();
         let chunk = ChunkId::from_number(request.chunk);
         let memory = match self.arena.hold(chunk, request.offset as usize, total as usize) {
             Ok(memory) => memory,
@@ -114,6 +115,7 @@ impl Engine {
         (held.chunk, held.file) = (Some(chunk), Some(file));
         let mut many = Many::new(opcode, target, request.count, sequence);
         many.memory = Some(memory);
+        many.kind = kind;
         many.fixed = operation::fixed_slab(&mut self.arena, chunk, direct);
         many.inline = opcode == Opcode::Read && !direct;
         Ok(many)

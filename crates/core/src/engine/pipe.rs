@@ -6,7 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use rustix::pipe::fcntl_setpipe_size;
 
 use super::Engine;
-use crate::files::{BadFile, FileHandle};
+use crate::files::{BadFile, FileHandle, FileKind};
 
 /// What a pipe is asked to hold: as much as the kernel allows to anybody. `pipe(7)`.
 const PIPE_BYTES: usize = 1 << 20;
@@ -32,8 +32,8 @@ impl Engine {
         let (reader, writer) = io::pipe()?;
         // Another user's pipes may have used up what may be had; then it is as it was made.
         let bytes = fcntl_setpipe_size(&writer, PIPE_BYTES).unwrap_or(64 << 10);
-        let reader = self.add_file(OwnedFd::from(reader), false).map_err(full)?;
-        match self.add_file(OwnedFd::from(writer), false) {
+        let reader = self.add_file(OwnedFd::from(reader), FileKind::Plain).map_err(full)?;
+        match self.add_file(OwnedFd::from(writer), FileKind::Plain) {
             Ok(writer) => Ok(Pipe { reader, writer, bytes }),
             Err(bad) => {
                 if let Ok((_, Some(place))) = self.files.remove(reader.0) {

@@ -116,6 +116,7 @@ impl Engine {
             self.order.start_drain();
         }
         if length > 1 {
+            self.in_flight.link(&members);
             self.chains.push((before, members));
         }
         true

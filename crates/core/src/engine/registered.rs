@@ -1,13 +1,15 @@
 //! The files and the memory that operations name, and their places in the tables that are registered with
 //! the rings: a file when it comes, a slab when a direct operation first uses it.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
 
 use super::Engine;
 use super::polled::Polled;
 use crate::arena::{ChunkId, Pool, Registration};
-use crate::files::{BadFile, FileHandle};
+use crate::files::{BadFile, FileHandle, FileKind};
 use crate::in_flight::Payload;
 use crate::operation::Request;
 use crate::ring::{self, Ring};
@@ -26,7 +28,9 @@ impl Engine {
     /// [`BadFile`]; the descriptor is closed then.
     pub fn take_opened(&mut self, slot: u32) -> Result<(FileHandle, RawFd), BadFile> {
         match self.in_flight.take_payload(slot) {
-            Some(Payload::Opened { descriptor, direct }) => self.add_file(descriptor, direct),
+            Some(Payload::Opened { descriptor, direct }) => {
+                self.add_file(descriptor, FileKind::opened(direct))
+            }
             _ => Err(BadFile::Unknown),
         }
     }
@@ -43,21 +47,24 @@ impl Engine {
         if self.files.owns(fd) {
             return Err(BadFile::Twice);
         }
-        self.add_file(ring::own_descriptor(fd), direct).map(|(handle, _)| handle)
+        let file = File::from(ring::own_descriptor(fd));
+        let is_socket = file.metadata().is_ok_and(|of| of.file_type().is_socket());
+        let kind = if is_socket { FileKind::Socket } else { FileKind::opened(direct) };
+        self.add_file(file.into(), kind).map(|(handle, _)| handle)
     }
 
     pub(super) fn add_file(
         &mut self,
         descriptor: OwnedFd,
-        direct: bool,
+        kind: FileKind,
     ) -> Result<(FileHandle, RawFd), BadFile> {
         let fd = descriptor.as_raw_fd();
-        let (handle, place) = self.files.insert(descriptor, direct)?;
+        let (handle, place) = self.files.insert(descriptor, kind)?;
         if let Some(place) = place {
             let registered = self.update_file(place, fd);
             self.files.set_registered(handle, registered);
         }
-        if direct {
+        if kind.is_direct() {
             self.make_buffer_table();
         }
         Ok((handle, fd))

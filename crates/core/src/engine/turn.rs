@@ -111,6 +111,7 @@ impl Engine {
                 Arrived::More | Arrived::Cancelled => {}
             }
         });
+        cancels.ask_for_started(in_flight);
         if !self.plain {
             self.collect_polled();
         }
@@ -146,7 +147,12 @@ impl Engine {
         if !self.plain
             && let Some(turn) = self.rest_otherwise(gathering)
         {
-            return turn;
+            return match (turn, self.missed_after_ms()) {
+                (Turn::Retry { after_ms }, Some(sooner)) => {
+                    Turn::Retry { after_ms: after_ms.min(sooner) }
+                }
+                _ => turn,
+            };
         }
         // What only an enter brings into the queue is no reason to spin while enter is refused.
         let came = self.reaper.arm(&mut self.ring);

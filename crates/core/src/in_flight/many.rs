@@ -14,7 +14,7 @@ use io_uring::squeue::{Entry, Flags};
 
 use super::Target;
 use crate::arena::Address;
-use crate::files;
+use crate::files::{self, FileKind};
 use crate::operation::{Opcode, transfer_entry};
 use crate::ring::readdress;
 
@@ -88,6 +88,8 @@ pub struct Many {
     pub(crate) memory: Option<Address>,
     /// Where each goes in the file.
     pub(crate) positions: Vec<u64>,
+    /// What kind of file it is.
+    pub(crate) kind: FileKind,
     pub(crate) lengths: Lengths,
     /// Whether one that was short goes on with its rest.
     pub(crate) fill: bool,
@@ -119,6 +121,7 @@ impl Many {
             fixed: None,
             memory: None,
             positions: Vec::new(),
+            kind: FileKind::Plain,
             lengths: Lengths::All(0),
             fill: false,
             inline: false,
@@ -183,7 +186,7 @@ impl Many {
         let Some(address) = memory.part(start + done as usize, rest as usize) else {
             unreachable!("the whole was held with room for all of them");
         };
-        let position = self.positions[index as usize] + u64::from(done);
+        let position = self.kind.position(self.positions[index as usize] + u64::from(done));
         readdress(&mut entry, address, position, user_data);
         if self.inline && to_worker(rest) { entry.flags(Flags::ASYNC) } else { entry }
     }

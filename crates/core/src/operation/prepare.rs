@@ -7,7 +7,7 @@ use io_uring::types;
 use super::calls::call;
 use super::{Opcode, Prepared, Refusal, Request, TRANSFER_BYTES_MAX, sqe_flags};
 use crate::arena::{Address, Arena, ChunkId, Registration};
-use crate::files::{FileHandle, Files, Target};
+use crate::files::{FileHandle, FileKind, Files, Target};
 use crate::in_flight::Held;
 
 /// Checks a request, takes hold of what it touches, and writes its SQE into `entry`. Holds nothing when
@@ -66,7 +66,8 @@ fn transfer(
         return Err(Refusal::Argument);
     }
     let position = file_offset(request.position)?;
-    let (target, direct) = hold_file(request, held, files)?;
+    let (target, kind) = hold_file(request, held, files)?;
+    let (position, direct) = (kind.position(position), kind.is_direct());
     let id = ChunkId::from_number(request.chunk);
     let address = arena.hold(id, request.offset as usize, request.length as usize)?;
     held.chunk = Some(id);
@@ -121,7 +122,7 @@ pub(super) fn hold_file(
     request: &Request,
     held: &mut Held,
     files: &mut Files,
-) -> Result<(Target, bool), Refusal> {
+) -> Result<(Target, FileKind), Refusal> {
     let handle = FileHandle::from_number(request.file);
     let found = files.hold(handle)?;
     held.file = Some(handle);

@@ -29,7 +29,8 @@ pub(super) fn vectored(
     if count == 0 || count > VECTORS_MAX || !request.bytes.len().is_multiple_of(VECTOR_BYTES) {
         return Err(Refusal::Argument);
     }
-    let target = hold_file(request, held, files)?.0;
+    let (target, kind) = hold_file(request, held, files)?;
+    let position = kind.position(position);
     let mut chunks = Vec::with_capacity(count);
     let iovecs = iovecs_over(request.bytes, &mut chunks, arena);
     let (iovecs, refused) = match iovecs {
