@@ -15,7 +15,6 @@ import {
   OP_STATX,
   OP_TIMEOUT,
 } from './backend.js'
-import type { BatchOperation } from './batch-operation.js'
 import { Commits } from './commits.js'
 import { ERRNO } from './errno.js'
 import { invalidArgType, rejected, systemError, uringError } from './errors.js'
@@ -267,7 +266,12 @@ export function isEndless({ opcode, other, path }: Endless): boolean {
   return ENDLESS.has(opcode)
 }
 
-type Endless = Pick<Operation | BatchOperation, 'opcode' | 'other' | 'path'>
+/** An operation, or the description of one. */
+interface Endless {
+  readonly opcode: number
+  readonly other: FileState | undefined
+  readonly path: string | undefined
+}
 
 const ENDLESS = new Set([OP_READ, OP_TIMEOUT, OP_RECV, OP_POLL_ADD, OP_READV])
 
