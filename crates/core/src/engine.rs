@@ -187,6 +187,8 @@ pub struct Engine {
     inline_bytes_turn: u32,
     many_started: Option<Instant>,
     refused: u32,
+    /// Turns in a row that have ended with what only an enter brings.
+    futile: u32,
     readable: bool,
     life: Life,
     /// Its place among those that can be posted to, while it works.
@@ -265,6 +267,7 @@ impl Engine {
             inline_bytes_turn: 0,
             many_started: None,
             refused: 0,
+            futile: 0,
             readable: false,
             life: Life::Running,
             let_go: false,

@@ -16,6 +16,8 @@ const ROUNDS_MAX: u32 = 64;
 pub(super) const TURN_MAX: Duration = Duration::from_micros(200);
 /// Refusals of enter that are met with another loop iteration; later ones wait for a timer.
 const REFUSALS_UNTIMED: u32 = 4;
+/// Turns in a row that end with the kernel's word that an enter would bring something, and none has.
+const FUTILE_MAX: u32 = 64;
 /// Longest wait before enter is tried again, in milliseconds: 2^5.
 const RETRY_SHIFT_MAX: u32 = 5;
 
@@ -121,6 +123,7 @@ impl Engine {
             return false;
         }
         clock.note_reaped();
+        self.futile = 0;
         true
     }
 
@@ -156,8 +159,19 @@ impl Engine {
         }
         // What only an enter brings into the queue is no reason to spin while enter is refused.
         let came = self.reaper.arm(&mut self.ring);
-        if came && (refused <= REFUSALS_UNTIMED || self.ring.has_completions()) {
+        if came && self.ring.has_completions() {
             return Turn::Again;
+        }
+        self.futile = if came { self.futile.saturating_add(1) } else { 0 };
+        if came && refused <= REFUSALS_UNTIMED {
+            // A worker that is held up between adding its work and setting the flag
+            // (`io_req_local_work_add` in Linux) sets it when the work is done: no enter takes it back.
+            let stays = self.futile > FUTILE_MAX;
+            return if stays {
+                Turn::Retry { after_ms: 1 << RETRY_SHIFT_MAX }
+            } else {
+                Turn::Again
+            };
         }
         match refused {
             0 => match self.missed_after_ms() {

@@ -137,12 +137,18 @@ impl Loop {
         let started = Instant::now();
         let refusals = self.engine.stats().refusals;
         let polled = self.engine.capabilities().setup.sqpoll.is_some();
+        let mut waits = 0;
         loop {
             match self.pump() {
                 Turn::Block => return,
                 Turn::Again => {}
-                // A polling thread is behind, or a cancel has missed what it is for.
+                // A polling thread is behind, or a cancel has missed what it is for. Or the kernel says
+                // that there is work where there is none, and that it goes on to say.
                 Turn::Retry { after_ms } if polled || self.engine.stats().refusals == refusals => {
+                    waits += 1;
+                    if waits > 20 && !polled {
+                        return;
+                    }
                     std::thread::sleep(Duration::from_millis(after_ms.into()));
                 }
                 turn => panic!("{turn:?} on the way to Block"),
