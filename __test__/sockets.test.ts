@@ -78,19 +78,31 @@ test('send and recv work over a TCP connection that Node made: EAGAIN, and poll'
   await talk(t, client, printed)
 })
 
-const bashTest = needs(test, { commands: ['bash'] })
-bashTest('send and recv work over a TCP connection in blocking mode', async (t) => {
+/**
+ * Runs Node with a TCP connection of its own, in blocking mode, at descriptor 3: one that Node made is not.
+ * Gives this side of it, and what is printed.
+ */
+async function blocking(
+  t: ExecutionContext,
+  args: string[],
+): Promise<[net.Socket, Promise<string>]> {
   const server = net.createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1')
   t.teardown(() => server.close())
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo
   const program = `exec 3<>/dev/tcp/127.0.0.1/${port}; exec "$@"`
-  const child = spawn('bash', ['-c', program, 'bash', process.execPath, PROGRAM], {
+  const child = spawn('bash', ['-c', program, 'bash', process.execPath, ...args], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   const printed = watched(t, child)
   const [socket] = (await once(server, 'connection')) as [net.Socket]
   t.teardown(() => socket.destroy())
+  return [socket, printed]
+}
+
+const bashTest = needs(test, { commands: ['bash'] })
+bashTest('send and recv work over a TCP connection in blocking mode', async (t) => {
+  const [socket, printed] = await blocking(t, [PROGRAM])
   await talk(t, socket, printed)
 })
 
@@ -112,19 +124,7 @@ await queue.close()
 console.log(JSON.stringify(told))`
 
 bashTest('a socket has no positions: it is read and written at any, and in pieces', async (t) => {
-  const server = net.createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1')
-  t.teardown(() => server.close())
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  // In blocking mode, which a socket of Node's is not.
-  const program = `exec 3<>/dev/tcp/127.0.0.1/${port}; exec "$@"`
-  const eval_ = ['--input-type=module', '--eval', AS_A_FILE]
-  const child = spawn('bash', ['-c', program, 'bash', process.execPath, ...eval_], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
-  const printed = watched(t, child)
-  const [socket] = (await once(server, 'connection')) as [net.Socket]
-  t.teardown(() => socket.destroy())
+  const [socket, printed] = await blocking(t, ['--input-type=module', '--eval', AS_A_FILE])
   socket.write('1234')
   const came: Buffer[] = []
   for await (const part of socket) came.push(part as Buffer)

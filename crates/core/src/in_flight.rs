@@ -134,9 +134,9 @@ pub enum Arrived {
     Complete(u32, i32),
     /// More of the same operation will come.
     More,
-    /// A cancel's own completion: what it was for is over, or will be soon.
+    /// A cancel's own completion: what it was for is over, or will be soon, or has yet to start.
     Cancelled,
-    /// So it is, but the kernel did not find the operation with this user_data, or not at rest, and
+    /// The same, but the kernel did not find the operation with this user_data, or not at rest, and
     /// still has it.
     Missed(u64),
     /// Another engine posted this.

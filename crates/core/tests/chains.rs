@@ -305,7 +305,7 @@ fn cancelling_the_running_head_of_a_chain_cancels_what_waits_behind_it() {
     assert_eq!([0, 1, 2].map(|slot| results[&slot]), [CANCELED; 3]);
 }
 
-/// The kernel does not find a link that has not started: it is asked again until it has.
+/// The kernel does not find a link that has not started: it is asked again when it has.
 #[test]
 fn a_link_that_waits_behind_a_running_one_is_cancelled_once_it_has_started() {
     for hard in [false, true] {

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::marks::set_taskrun;
 use common::{
     DEADLINE, Loop, TASK_RUNS, is_readable, nop, read, small, timeout, with_entries, with_task_run,
 };
-use node_uring_core::Turn;
+use node_uring_core::{TaskRun, Turn};
 
 /// A ring is one thread's own. This does not compile when `Engine` is `Send`: `f` is ambiguous then.
 const _: fn() = {
@@ -241,4 +242,27 @@ fn an_engine_is_busy_from_stage_to_delivery() {
     assert!(it.engine.is_busy(), "cancelled, and not delivered yet");
     it.settle();
     assert_eq!(it.done.len(), 2);
+}
+
+/// A worker that is held up in `io_req_local_work_add` sets IORING_SQ_TASKRUN when its work has been run
+/// already, and no enter takes the flag back.
+#[test]
+fn work_that_the_kernel_speaks_of_and_that_is_not_there_makes_no_loop_spin() {
+    for task_run in [TaskRun::Defer, TaskRun::Cooperative] {
+        let mut it = Loop::new(with_task_run(task_run));
+        let (fifo, mut writer) = it.fifo();
+        let chunk = it.chunk(1);
+        it.stage(&read(0, fifo, chunk, (0, 1), 0));
+        it.until_block();
+        set_taskrun(it.engine.ring_descriptor(), it.engine.capabilities().setup.entries);
+        let said: Vec<_> = (0..200).map(|_| it.turn()).collect();
+        let sleeps = said.iter().filter(|turn| matches!(turn, Turn::Retry { .. })).count();
+        assert!(sleeps >= 100, "{task_run:?}: {sleeps} of 200");
+        assert!(said.iter().all(|turn| matches!(turn, Turn::Again | Turn::Retry { .. })));
+        writer.write_all(b"x").expect("room in the pipe");
+        assert!(is_readable(it.engine.wait_descriptor(), DEADLINE), "what comes wakes it");
+        it.engine.woken();
+        assert_eq!(it.result(0), 1, "{task_run:?}");
+        it.until_block();
+    }
 }

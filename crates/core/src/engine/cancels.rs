@@ -5,15 +5,13 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::turn::RETRY_SHIFT_MAX;
 use crate::in_flight::{Cancelling, InFlight, Sqe, Target, cancel_user_data};
 use crate::ring::Ring;
 
 /// Cancels asked for in one enter. What they cancel stays in the list they are looked up in until the
 /// kernel has completed it, of which it does 20 in an enter (`IO_LOCAL_TW_DEFAULT_MAX`).
 const CANCELS_MAX: usize = 16;
-/// Longest wait before the kernel is asked again, in milliseconds: 2^5. What no signal interrupts, a write
-/// to a frozen file system, is missed each time.
-const MISSED_SHIFT_MAX: u32 = 5;
 
 /// The cancels of an engine.
 #[derive(Default)]
@@ -73,10 +71,11 @@ impl Cancels {
         false
     }
 
-    /// How long until the kernel is to be asked again.
+    /// How long until the kernel is to be asked again. What no signal interrupts, a write to a frozen file
+    /// system, is missed each time.
     fn left(&mut self) -> Duration {
         let now = Instant::now();
-        let patience = Duration::from_millis(1 << self.tries.min(MISSED_SHIFT_MAX));
+        let patience = Duration::from_millis(1 << self.tries.min(RETRY_SHIFT_MAX));
         self.due.get_or_insert_with(|| now + patience).saturating_duration_since(now)
     }
 }

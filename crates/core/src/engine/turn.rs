@@ -18,8 +18,8 @@ pub(super) const TURN_MAX: Duration = Duration::from_micros(200);
 const REFUSALS_UNTIMED: u32 = 4;
 /// Turns in a row that end with the kernel's word that an enter would bring something, and none has.
 const FUTILE_MAX: u32 = 64;
-/// Longest wait before enter is tried again, in milliseconds: 2^5.
-const RETRY_SHIFT_MAX: u32 = 5;
+/// Longest wait before the kernel is asked again, in milliseconds: 2^5.
+pub(super) const RETRY_SHIFT_MAX: u32 = 5;
 
 impl Engine {
     /// Submits all that is staged, collects what is complete, and says what to do next.
@@ -166,12 +166,10 @@ impl Engine {
         if came && refused <= REFUSALS_UNTIMED {
             // A worker that is held up between adding its work and setting the flag
             // (`io_req_local_work_add` in Linux) sets it when the work is done: no enter takes it back.
-            let stays = self.futile > FUTILE_MAX;
-            return if stays {
-                Turn::Retry { after_ms: 1 << RETRY_SHIFT_MAX }
-            } else {
-                Turn::Again
-            };
+            if self.futile <= FUTILE_MAX || self.reaper.arm_all_the_same(&mut self.ring) {
+                return Turn::Again;
+            }
+            return Turn::Retry { after_ms: 1 << RETRY_SHIFT_MAX };
         }
         match refused {
             0 => match self.missed_after_ms() {

@@ -7,6 +7,7 @@
 
 mod files;
 pub mod gate;
+pub mod marks;
 mod requests;
 
 use std::collections::HashMap;
