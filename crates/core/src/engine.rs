@@ -187,8 +187,10 @@ pub struct Engine {
     inline_bytes_turn: u32,
     many_started: Option<Instant>,
     refused: u32,
-    /// Turns in a row that have ended with what only an enter brings.
+    /// Turns since the last completion that ended with the kernel's word that an enter would bring one, and
+    /// since when there were many.
     futile: u32,
+    futile_since: Option<Instant>,
     readable: bool,
     life: Life,
     /// Its place among those that can be posted to, while it works.
@@ -268,6 +270,7 @@ impl Engine {
             many_started: None,
             refused: 0,
             futile: 0,
+            futile_since: None,
             readable: false,
             life: Life::Running,
             let_go: false,

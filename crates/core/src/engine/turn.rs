@@ -16,8 +16,12 @@ const ROUNDS_MAX: u32 = 64;
 pub(super) const TURN_MAX: Duration = Duration::from_micros(200);
 /// Refusals of enter that are met with another loop iteration; later ones wait for a timer.
 const REFUSALS_UNTIMED: u32 = 4;
-/// Turns in a row that end with the kernel's word that an enter would bring something, and none has.
-const FUTILE_MAX: u32 = 64;
+/// When turns bring nothing although the kernel goes on saying that an enter would, there is one sleep in
+/// so many of them, ...
+const FUTILE_TURNS: u32 = 256;
+/// ... once it has gone on for so long. It may be true: the kernel tries an operation 128 times, each in an
+/// enter, on a file that is always ready and is not, before a worker gets it (`APOLL_MAX_RETRY`).
+const FUTILE_MIN: Duration = Duration::from_secs(1);
 /// Longest wait before the kernel is asked again, in milliseconds: 2^5.
 pub(super) const RETRY_SHIFT_MAX: u32 = 5;
 
@@ -162,14 +166,8 @@ impl Engine {
         if came && self.ring.has_completions() {
             return Turn::Again;
         }
-        self.futile = if came { self.futile.saturating_add(1) } else { 0 };
         if came && refused <= REFUSALS_UNTIMED {
-            // A worker that is held up between adding its work and setting the flag
-            // (`io_req_local_work_add` in Linux) sets it when the work is done: no enter takes it back.
-            if self.futile <= FUTILE_MAX || self.reaper.arm_all_the_same(&mut self.ring) {
-                return Turn::Again;
-            }
-            return Turn::Retry { after_ms: 1 << RETRY_SHIFT_MAX };
+            return self.rest_in_vain();
         }
         match refused {
             0 => match self.missed_after_ms() {
@@ -181,6 +179,25 @@ impl Engine {
                 Turn::Retry { after_ms: 1 << (refused - REFUSALS_UNTIMED - 1).min(RETRY_SHIFT_MAX) }
             }
         }
+    }
+
+    /// The kernel says that an enter would bring something. A worker that is held up between adding its
+    /// work and setting the flag (`io_req_local_work_add` in Linux) sets it when the work is done: no enter
+    /// takes it back, and the loop must not spin until something else completes.
+    fn rest_in_vain(&mut self) -> Turn {
+        self.futile = self.futile.wrapping_add(1);
+        if !self.futile.is_multiple_of(FUTILE_TURNS) {
+            return Turn::Again;
+        }
+        let now = Instant::now();
+        if self.futile == FUTILE_TURNS {
+            self.futile_since = Some(now);
+        }
+        let lasts = self.futile_since.is_some_and(|since| now - since >= FUTILE_MIN);
+        if !lasts || self.reaper.arm_all_the_same(&mut self.ring) {
+            return Turn::Again;
+        }
+        Turn::Retry { after_ms: 1 << RETRY_SHIFT_MAX }
     }
 
     /// What else keeps the loop from sleeping, where more was asked for than that completions wake it.
