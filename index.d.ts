@@ -141,7 +141,10 @@ export interface EngineOptions {
   unboundedWorkers: number
   /** Register files and memory with the ring where that is possible. */
   register: boolean
-  /** How completions are found: 0 by the event loop, 1 by a thread, 2 by looking all the time. */
+  /**
+   * How completions are found: 0 by the event loop, 1 by a thread, 2 by looking all the time, 3 by
+   * looking for a short time and then by the event loop.
+   */
   reap?: number
   /** Microseconds that what is staged waits for more; 0 for the rest of the turn of the event loop. */
   flushDelayUs?: number

@@ -135,22 +135,42 @@ for (const { reap, hidden, told: reaped } of WAYS) {
   })
 }
 
-test('a queue that polls costs no CPU while nothing is in flight', async (t) => {
-  t.timeout(30_000)
-  const program = `
-    import { setTimeout } from 'node:timers/promises'
-    import { Queue } from 'node-uring'
-    const queue = new Queue({ reap: 'poll' })
-    await queue.nop()
-    await setTimeout(100)
-    const from = process.cpuUsage()
-    await setTimeout(1000)
-    const { user, system } = process.cpuUsage(from)
-    await queue.close()
-    console.log(String((user + system) / 1000))`
-  const cpuMs = await childJson<number>(program, { timeoutMs: 20_000 })
-  t.true(cpuMs < 200, `${cpuMs} of 1000 ms`)
-})
+for (const [what, ...last] of [
+  ['everything works'],
+  ['the last operation is waited for', 'last'],
+]) {
+  test(`with sqpoll, where nobody says how completions are found, ${what}`, async (t) => {
+    t.timeout(60_000)
+    const args = [JSON.stringify({ sqpoll: { idleMs: 10 }, entries: 64 }), workplace(t), ...last]
+    const told = await childJson(fixture('reaping.mjs'), { args, timeoutMs: 50_000 })
+    t.deepEqual(told, { reap: 'eventfd', ...EXPECTED })
+  })
+}
+
+for (const [which, options, pending] of [
+  ['a queue that polls', "{ reap: 'poll' }", 'nothing is'],
+  ['a queue with sqpoll', '{ sqpoll: { idleMs: 10 } }', 'a long timeout is'],
+] as const) {
+  test(`${which} costs no CPU while ${pending} in flight`, async (t) => {
+    t.timeout(30_000)
+    const program = `
+      import { setTimeout } from 'node:timers/promises'
+      import { Queue } from 'node-uring'
+      const queue = new Queue(${options})
+      await queue.nop()
+      const [pending] = process.argv.slice(1)
+      const late = pending === 'nothing is' ? undefined : queue.sleep(60_000)
+      late?.catch(() => {})
+      await setTimeout(100)
+      const from = process.cpuUsage()
+      await setTimeout(1000)
+      const { user, system } = process.cpuUsage(from)
+      await queue.close({ timeoutMs: 0 })
+      console.log(String((user + system) / 1000))`
+    const cpuMs = await childJson<number>(program, { args: [pending], timeoutMs: 20_000 })
+    t.true(cpuMs < 200, `${cpuMs} of 1000 ms`)
+  })
+}
 
 test('another way to reap throws, before anything is made', (t) => {
   const error = thrown(() => new Queue({ reap: 'epoll' as 'poll' }))

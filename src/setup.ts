@@ -49,7 +49,8 @@ export interface SetupOptions {
    * How completions are found. 'eventfd': the event loop sleeps, and the ring's eventfd wakes it.
    * 'thread': a thread of the queue waits and wakes it; so it is also where a runtime does not export
    * libuv's functions. 'poll': the event loop does not sleep while operations are in flight, and
-   * looks each time it comes round: lowest latency, a CPU in full use. Default 'eventfd'.
+   * looks each time it comes round: lowest latency, a CPU in full use. Default 'eventfd'; with `sqpoll`,
+   * 'poll' for 200 µs after something went to the kernel or came from it, and then 'eventfd'.
    */
   reap?: Reap
   /**
@@ -91,6 +92,8 @@ export type EngineSetup = Pick<
 >
 
 const REAPS: readonly Reap[] = ['eventfd', 'thread', 'poll']
+/** What `reap` is with `sqpoll` where nobody says: 'poll' for a short time, then 'eventfd'. */
+const REAP_POLL_BRIEFLY = REAPS.length
 const TASK_RUNS: readonly TaskRun[] = ['defer', 'cooperative', 'interrupt']
 /** Flags that can be left out, and the kernel's names for them. */
 const FLAGS = [
@@ -139,7 +142,10 @@ export function engineSetup(given: Given): EngineSetup {
   const taskRun = setup.taskRun ?? (sqpoll === undefined ? 'defer' : 'interrupt')
   const made: EngineSetup = {
     taskRun: indexIn(TASK_RUNS, taskRun, 'options.setup.taskRun'),
-    reap: indexIn(REAPS, given.reap ?? 'eventfd', 'options.reap'),
+    reap:
+      given.reap === undefined && sqpoll !== undefined
+        ? REAP_POLL_BRIEFLY
+        : indexIn(REAPS, given.reap ?? 'eventfd', 'options.reap'),
     flushDelayUs,
     iopoll,
     // For tests alone: as in a runtime that does not export libuv's functions.

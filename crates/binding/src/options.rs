@@ -36,7 +36,8 @@ pub struct EngineOptions {
     pub unbounded_workers: u32,
     /// Register files and memory with the ring where that is possible.
     pub register: bool,
-    /// How completions are found: 0 by the event loop, 1 by a thread, 2 by looking all the time.
+    /// How completions are found: 0 by the event loop, 1 by a thread, 2 by looking all the time, 3 by
+    /// looking for a short time and then by the event loop.
     pub reap: Option<u32>,
     /// Microseconds that what is staged waits for more; 0 for the rest of the turn of the event loop.
     pub flush_delay_us: Option<u32>,
@@ -58,6 +59,7 @@ pub struct EngineOptions {
 
 const REAP_THREAD: u32 = 1;
 const REAP_POLL: u32 = 2;
+const REAP_POLL_BRIEFLY: u32 = 3;
 
 /// Whether a thread is to wait for completions, and not the event loop.
 pub fn wants_own_thread(options: &EngineOptions) -> bool {
@@ -111,6 +113,10 @@ pub fn core_options(options: &EngineOptions) -> Result<CoreOptions, &str> {
         unregistered: !options.register,
         iopoll: options.iopoll == Some(true),
         flush_delay: Duration::from_micros(options.flush_delay_us.unwrap_or(0).into()),
-        reap: if options.reap == Some(REAP_POLL) { Reap::Poll } else { Reap::Eventfd },
+        reap: match options.reap {
+            Some(REAP_POLL) => Reap::Poll,
+            Some(REAP_POLL_BRIEFLY) => Reap::PollBriefly,
+            _ => Reap::Eventfd,
+        },
     })
 }

@@ -66,6 +66,9 @@ pub enum Reap {
     Eventfd,
     /// The loop does not sleep while anything is in flight, and looks each time it comes round.
     Poll,
+    /// So for 200 µs after something went to the kernel or came from it, which is longer than a disk
+    /// takes; then as with `Eventfd`.
+    PollBriefly,
 }
 
 /// How an engine is made.
@@ -207,6 +210,8 @@ pub struct Engine {
     /// With a polling thread: as whom it opens files.
     polling_as: Option<Credentials>,
     reap: Reap,
+    /// With [`Reap::PollBriefly`]: how many operations had gone and come, and since when no more did.
+    brisk: (u64, Option<Instant>),
     /// Nothing of these is asked for: no polling thread, no ring that polls, no flush delay, no loop that
     /// polls. One look at this is all that they cost everybody else.
     plain: bool,
@@ -282,6 +287,7 @@ impl Engine {
                 None => setup.entries as usize,
             },
             reap: options.reap,
+            brisk: (0, None),
             plain: setup.sqpoll.is_none()
                 && !options.iopoll
                 && options.flush_delay.is_zero()

@@ -254,6 +254,30 @@ fn a_loop_that_polls_does_not_sleep_while_anything_is_in_flight_and_nobody_is_wo
 }
 
 #[test]
+fn a_loop_that_polls_briefly_sleeps_when_nothing_goes_or_comes_for_long_and_is_woken() {
+    for options in [small(), polled(1000)] {
+        let mut it = Loop::new(EngineOptions { reap: Reap::PollBriefly, ..options });
+        it.until_block();
+        let (fifo, mut writer) = it.fifo();
+        let chunk = it.chunk(4);
+        let mut looked = 0;
+        for _ in 0..50 {
+            it.stage(&read(0, fifo, chunk, (0, 4), 0));
+            looked += u32::from(it.pump() == Turn::Again);
+            it.until_block();
+            std::io::Write::write_all(&mut writer, b"late").expect("room in the pipe");
+            let woken = is_readable(it.engine.wait_descriptor(), DEADLINE);
+            assert!(woken, "the loop sleeps, and nothing wakes it");
+            it.engine.woken();
+            assert_eq!(it.result(0), 4);
+        }
+        assert!(looked > 0, "it slept at once each time");
+        it.until_block();
+        assert_eq!(it.pump(), Turn::Block, "with nothing in flight");
+    }
+}
+
+#[test]
 fn a_waiter_wakes_a_loop_that_can_watch_no_descriptor() {
     let mut it = Loop::new(small());
     let (fifo, mut writer) = it.fifo();

@@ -14,6 +14,8 @@ const ROUNDS_UNTIMED: u32 = 4;
 const ROUNDS_MAX: u32 = 64;
 /// A turn delivers no more when this much time has gone since its first delivery.
 pub(super) const TURN_MAX: Duration = Duration::from_micros(200);
+/// How long the loop looks for completions before it sleeps, with [`Reap::PollBriefly`].
+const BRIEFLY: Duration = TURN_MAX;
 /// Refusals of enter that are met with another loop iteration; later ones wait for a timer.
 const REFUSALS_UNTIMED: u32 = 4;
 /// When turns bring nothing although the kernel goes on saying that an enter would, there is one sleep in
@@ -210,8 +212,24 @@ impl Engine {
             return Some(self.wait_for_more());
         }
         // The eventfd stays off: nobody is to be woken.
-        let polls = self.reap == Reap::Poll && self.refused == 0 && !self.in_flight.is_empty();
+        let polls = self.refused == 0 && !self.in_flight.is_empty() && self.polls();
         polls.then_some(Turn::Again)
+    }
+
+    /// Whether to look again, and not to sleep, while something is in flight.
+    fn polls(&mut self) -> bool {
+        match self.reap {
+            Reap::Eventfd => false,
+            Reap::Poll => true,
+            Reap::PollBriefly => {
+                let moved = self.stats.submitted + self.stats.completed;
+                let (seen, since) = &mut self.brisk;
+                if *seen != moved {
+                    (*seen, *since) = (moved, Some(Instant::now()));
+                }
+                since.is_some_and(|since| since.elapsed() < BRIEFLY)
+            }
+        }
     }
 
     /// Whether there is something that could be submitted now.
