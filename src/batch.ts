@@ -93,6 +93,7 @@ export function submit(
   if (linkFlag !== 0) checkChain(operations, ours)
   if (operations.ended !== undefined) return rejected(operations.ended())
   if (ours.length === 0) return Promise.resolve([])
+  if (drain) operations.sendGathered()
   const batch = new Batch(operations, ours, linkFlag, drain, limits)
   return batch.start(throwOnError)
 }

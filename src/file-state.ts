@@ -4,6 +4,7 @@
  */
 import { fstatSync } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
+import { Appends } from './appends.js'
 import {
   OP_CLOSE,
   OP_OPENAT,
@@ -64,6 +65,7 @@ export class FileState {
   onClosed: (() => void) | undefined = undefined
   /** Whether its reads were cancelled: those of a batch that have not begun begin no more. */
   readsCancelled = false
+  #appends: Appends | undefined
   #commits: Commits | undefined
   #closing: Promise<void> | undefined
   #learning: Promise<void> | undefined
@@ -119,6 +121,12 @@ export class FileState {
     const alignment = directAlignment(bytes)
     this.blockBytes = alignment?.offsetBytes || BLOCK_BYTES_UNKNOWN
     this.memoryBytes = alignment?.memoryBytes || BLOCK_BYTES_UNKNOWN
+  }
+
+  /** What is shared by those who append at once. */
+  get appends(): Appends {
+    this.#appends ??= new Appends(this.operations, this)
+    return this.#appends
   }
 
   /** What is shared by all that wait for the file to be durable. */

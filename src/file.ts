@@ -184,7 +184,9 @@ export class File {
    */
   append(buffer: NodeJS.ArrayBufferView, options?: WriteOptions): Promise<number> {
     checkView(buffer)
-    return this.#write(buffer, 0, options, this.#state.append ? 0 : APPENDS)
+    const { appends, append } = this.#state
+    const shared = appends.join(buffer, options === undefined)
+    return shared ?? this.#write(buffer, 0, options, append ? 0 : APPENDS)
   }
 
   #write(

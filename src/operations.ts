@@ -5,6 +5,7 @@
  * Arguments have been checked by the callers. Nothing here blocks, and no operation has an object or
  * a closure of its own besides its promise.
  */
+import type { Appends } from './appends.js'
 import {
   type Backend,
   type Deliver,
@@ -106,6 +107,8 @@ export class Operations {
   endsReads = false
   /** Set once nothing new may start: what new operations reject with. */
   ended: (() => Error) | undefined = undefined
+  /** Appends that are gathered, and staged when the event loop goes on. */
+  readonly gathering: Set<Appends> = new Set()
   /** Called when the last operation under way has settled. */
   onIdle: (() => void) | undefined = undefined
   /** Makes a file of what an open gave; the queue's, which knows its files. */
@@ -204,20 +207,21 @@ export class Operations {
 
   /**
    * A share in what others began: its promise settles when the record does, which whoever made it
-   * sees to; or earlier, by its limits.
+   * sees to; or earlier, by its limits, unless it is a {@link KIND_OUTSIDE}.
    */
-  share(
+  share<T = void>(
     opcode: number,
     file: FileState | undefined,
     limits: Limits | undefined,
-  ): [Operation, Promise<void>] {
-    const op = this.slots.takeShare(KIND_SHARE)
+    kind: typeof KIND_SHARE | typeof KIND_OUTSIDE = KIND_SHARE,
+  ): [Operation, Promise<T>] {
+    const op = this.slots.takeShare(kind)
     op.opcode = opcode
     op.file = file
     if (file !== undefined) file.pending++
     if (limits !== undefined) this.limits.add(op, limits)
     launching = op
-    return [op, new Promise<void>(keepResolve)]
+    return [op, new Promise<T>(keepResolve)]
   }
 
   /** Counts something of many operations as under way, also between them, until it is settled. */
@@ -255,6 +259,11 @@ export class Operations {
     } finally {
       if (op.number === number) this.settle(op, undefined)
     }
+  }
+
+  /** Stages what is gathered now: something is to come behind it, or it is to be submitted. */
+  sendGathered(): void {
+    for (const appends of this.gathering) appends.send()
   }
 
   /** Makes the promise of a record and stages it, or lets it wait. */

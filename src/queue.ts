@@ -250,6 +250,7 @@ export class Queue extends Posts {
 
   /** Submits what is staged now: for callers who compute before they await. */
   flush(): void {
+    this.#operations.sendGathered()
     this.#operations.backend.flush()
   }
 

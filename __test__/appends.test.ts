@@ -1,0 +1,275 @@
+// Appends called for in one go share writes: fewer of them, in the order of the calls, and each caller
+// learns what became of its own bytes, also when the write that they share fails midway.
+
+import fs from 'node:fs'
+import path from 'node:path'
+import { setTimeout } from 'node:timers/promises'
+import { type File, op, type Queue } from 'node-uring'
+import { childJson } from './helpers/child.js'
+import { pattern } from './helpers/random.js'
+import { assertIdle, type Caught, rejection, ring } from './helpers/ring.js'
+import { fifo, folder, scratch, tmpfs } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
+import test from './helpers/test.js'
+
+const RECORD_BYTES = 100
+
+/** Records that can be told apart, one after the other. */
+function records(count: number, length = RECORD_BYTES): Buffer[] {
+  const all = pattern(count * length)
+  return Array.from({ length: count }, (_, i) => all.subarray(i * length, (i + 1) * length))
+}
+
+function lengths(of: readonly Uint8Array[]): number[] {
+  return of.map(({ length }) => length)
+}
+
+/** Appends two at once until it is known what kind of file it is, and that they come in company. */
+async function accustom(file: File): Promise<number> {
+  const byte = Buffer.from('-')
+  for (let i = 0; i < 3; i++) {
+    await Promise.all([file.append(byte), file.append(byte)])
+    // The question is an operation of its own.
+    await file.stat()
+  }
+  return 6
+}
+
+async function submittedBy(queue: Queue, work: () => Promise<unknown>): Promise<number> {
+  const { submitted } = queue.stats()
+  await work()
+  return queue.stats().submitted - submitted
+}
+
+for (const flags of ['a', 'r+'] as const) {
+  test(`a thousand appends at once to a file opened with '${flags}' are one write, in their order`, async (t) => {
+    const queue = ring(t)
+    const at = scratch(t, Buffer.alloc(0))
+    const file = await queue.open(at, flags)
+    const before = await accustom(file)
+    const all = records(1000)
+    const submitted = await submittedBy(queue, async () => {
+      const counts = await Promise.all(all.map((record) => file.append(record)))
+      t.deepEqual(counts, lengths(all))
+    })
+    t.is(submitted, 1)
+    t.deepEqual(fs.readFileSync(at).subarray(before), Buffer.concat(all))
+    assertIdle(t, queue)
+  })
+}
+
+test('an append alone is written when it is called for', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'a')
+  for (const record of records(20)) t.is(await file.append(record), RECORD_BYTES)
+  t.deepEqual(fs.readFileSync(at), Buffer.concat(records(20)))
+  const one = file.append(Buffer.from('one'))
+  queue.flush()
+  t.is(await one, 3)
+})
+
+test('what is appended is copied when it is called for, from memory of any kind', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'a')
+  const before = await accustom(file)
+  const wanted: Buffer[] = []
+  const shared = new Uint8Array(new SharedArrayBuffer(50))
+  const words = new Float64Array(20)
+  const mine = queue.alloc(300)
+  const appended = [0, 1, 2].flatMap((round) =>
+    [shared, words, mine, mine.subarray(7, 70)].map((view) => {
+      const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+      bytes.fill(round * 50 + wanted.length)
+      wanted.push(Buffer.from(bytes))
+      return file.append(view)
+    }),
+  )
+  // The first of memory from alloc is used in place where it is not shared.
+  t.deepEqual(await Promise.all(appended), lengths(wanted))
+  t.deepEqual(fs.readFileSync(at).subarray(before), Buffer.concat(wanted))
+  queue.free(mine)
+})
+
+test('long appends and those with options keep their places among the others', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'a')
+  const before = await accustom(file)
+  const all = [
+    ...records(10),
+    pattern(100_000),
+    ...records(3, 16 << 10),
+    pattern(17_000),
+    ...records(40, 16 << 10),
+    ...records(2),
+  ]
+  const appended = all.map((bytes, i) =>
+    file.append(bytes, i === 5 ? { datasync: true } : undefined),
+  )
+  t.deepEqual(await Promise.all(appended), lengths(all))
+  t.is(fs.statSync(at).size, before + Buffer.concat(all).length)
+  // The kernel may take writes that were submitted together in any order; each is whole.
+  const content = fs.readFileSync(at)
+  for (const bytes of all) t.true(content.includes(bytes))
+  assertIdle(t, queue)
+})
+
+test('what is gathered goes with flush, and before a batch that drains', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'a')
+  let size = await accustom(file)
+  const appended = records(30).map((record) => file.append(record))
+  queue.flush()
+  size += 30 * RECORD_BYTES
+  // Without a turn of the event loop: it was submitted.
+  const until = Date.now() + 30_000
+  while (fs.statSync(at).size < size && Date.now() < until) {}
+  t.is(fs.statSync(at).size, size)
+  await Promise.all(appended)
+  for (let round = 0; round < 20; round++) {
+    const more = records(30).map((record) => file.append(record))
+    const [sync] = await queue.submit([op.fsync(file)], { drain: true })
+    t.is(sync, 0)
+    size += 30 * RECORD_BYTES
+    // Ordinary files know their size when the write is complete, and the batch came behind it.
+    t.is(fs.statSync(at).size, size)
+    t.deepEqual(await Promise.all(more), lengths(records(30)))
+  }
+})
+
+needs(test, { root: true })(
+  'a full disk ends the append that it cuts off, and those behind it, and the file has what they say',
+  async (t) => {
+    const queue = ring(t)
+    const at = path.join(tmpfs(t, 64 << 10), 'file')
+    const file = await queue.open(at, 'a')
+    const before = await accustom(file)
+    const all = records(100, 1000)
+    const outcomes = await Promise.allSettled(all.map((record) => file.append(record)))
+    const failed = outcomes.flatMap((outcome) =>
+      outcome.status === 'rejected' ? [outcome.reason] : [],
+    )
+    t.true(failed.length >= 30, `${failed.length} of 100 KB have no room in 64 KiB`)
+    for (const error of failed as Caught[]) {
+      t.is(error.code, 'ENOSPC')
+      t.is(error.syscall, 'write')
+    }
+    const written = (failed as (Caught & { bytesWritten: number })[]).map(
+      (error) => error.bytesWritten,
+    )
+    t.true(written.filter((bytes) => bytes > 0).length <= 1, 'one at most was cut off')
+    const whole = outcomes.findIndex(({ status }) => status === 'rejected')
+    const part = written[0] as number
+    const content = fs.readFileSync(at).subarray(before)
+    t.deepEqual(
+      content.subarray(0, whole * 1000 + part),
+      Buffer.concat(all).subarray(0, whole * 1000 + part),
+    )
+    const sum = written.reduce((total, bytes) => total + bytes, 0)
+    t.is(content.length, (100 - failed.length) * 1000 + sum)
+    assertIdle(t, queue)
+  },
+)
+
+test('appends to a FIFO are writes of their own', async (t) => {
+  const queue = ring(t)
+  const at = fifo(t)
+  const file = await queue.open(at, 'r+')
+  const end = await queue.open(at, 'a')
+  await accustom(end)
+  await file.bytesAt(0, 6)
+  const all = records(20)
+  const submitted = await submittedBy(queue, () => Promise.all(all.map((one) => end.append(one))))
+  t.is(submitted, 20)
+  t.deepEqual(await file.bytesAt(0, 5000), Buffer.concat(all))
+})
+
+test('close waits for what was appended before it, and nothing is appended behind it', async (t) => {
+  const queue = ring(t)
+  for (const closes of [(file: File) => file.close(), () => queue.close()]) {
+    const at = scratch(t)
+    const file = await queue.open(at, 'a')
+    const before = await accustom(file)
+    const all = records(50)
+    const appended = all.map((record) => file.append(record))
+    const closed = closes(file)
+    const late = rejection(file.append(Buffer.from('late')))
+    t.deepEqual(await Promise.all(appended), lengths(all))
+    t.regex(String((await late).code), /EBADF|ERR_URING_CLOSED/)
+    await closed
+    t.deepEqual(fs.readFileSync(at).subarray(before), Buffer.concat(all))
+  }
+})
+
+test('appends that a close cancels reject or are there, and none is both', async (t) => {
+  const queue = ring(t)
+  for (let round = 0; round < 40; round++) {
+    const at = scratch(t)
+    const file = await queue.open(at, 'a')
+    const before = await accustom(file)
+    const appended = records(50).map((record) => file.append(record))
+    const outcomes = Promise.allSettled(appended)
+    if (round % 2 === 1) queue.flush()
+    if (round % 4 > 1) await setTimeout(0)
+    await file.close({ timeoutMs: 0 })
+    let size = before
+    for (const outcome of await outcomes) {
+      if (outcome.status === 'fulfilled') size += outcome.value
+      else {
+        t.is(outcome.reason.code, 'ABORT_ERR')
+        size += outcome.reason.bytesWritten
+      }
+    }
+    t.is(fs.statSync(at).size, size, `round ${round}`)
+    if (round % 4 === 0) t.is(size, before, 'cancelled before it went, nothing is written')
+  }
+  assertIdle(t, queue)
+})
+
+test('appends of many files at once, by two queues, lie each in its file', async (t) => {
+  const at = folder(t)
+  const queues = [ring(t), ring(t)]
+  const all = records(200)
+  const names = Array.from({ length: 8 }, (_, i) => path.join(at, `${i}`))
+  const files = await Promise.all(names.map((name, i) => (queues[i % 2] as Queue).open(name, 'a')))
+  for (const file of files) await accustom(file)
+  const appended = all.flatMap((record) => files.map((file) => file.append(record)))
+  t.deepEqual(await Promise.all(appended), Array(1600).fill(RECORD_BYTES))
+  for (const name of names) {
+    t.deepEqual(fs.readFileSync(name).subarray(6), Buffer.concat(all))
+  }
+})
+
+test('records that two processes append at once are each whole', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'a')
+  await accustom(file)
+  const line = (who: string, i: number) => `${who}${String(i).padStart(7, '0')}${who.repeat(91)}\n`
+  const other = `
+    import fs from 'node:fs'
+    const fd = fs.openSync(process.argv[1], 'a')
+    for (let i = 0; i < 3000; i++) {
+      fs.writeSync(fd, 'b' + String(i).padStart(7, '0') + 'b'.repeat(91) + '\\n')
+    }
+    console.log('3000')`
+  const others = childJson(other, { args: [at] })
+  for (let i = 0; i < 3000; i += 100) {
+    await Promise.all(
+      Array.from({ length: 100 }, (_, j) => file.append(Buffer.from(line('a', i + j)))),
+    )
+  }
+  t.is(await others, 3000)
+  const lines = fs.readFileSync(at, 'utf8').slice(6).split('\n').slice(0, -1)
+  t.is(lines.length, 6000)
+  for (const who of ['a', 'b']) {
+    const its = lines.filter((text) => text.startsWith(who)).map((text) => `${text}\n`)
+    t.deepEqual(
+      its,
+      Array.from({ length: 3000 }, (_, i) => line(who, i)),
+    )
+  }
+})
