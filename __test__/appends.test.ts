@@ -7,7 +7,7 @@ import { setTimeout } from 'node:timers/promises'
 import { type File, op, type Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
-import { assertIdle, type Caught, rejection, ring } from './helpers/ring.js'
+import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, folder, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 import test from './helpers/test.js'
@@ -174,6 +174,99 @@ needs(test, { root: true })(
   },
 )
 
+test('what an append says of its length changes nothing for the others', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'a')
+  const before = await accustom(file)
+  let inner: Promise<number> | undefined
+  class Reentrant extends Uint8Array {
+    override get byteOffset(): number {
+      inner ??= file.append(Buffer.from('INNER'))
+      return super.byteOffset
+    }
+  }
+  const odd = ['3', 1000, 2.5, Number.NaN, undefined].map((byteLength) =>
+    Object.defineProperty(Buffer.from('EEEEE'), 'byteLength', { value: byteLength }),
+  )
+  for (const strange of [...odd, new Reentrant(5).fill(82)]) {
+    const from = fs.statSync(at).size
+    const [first, , last] = await Promise.allSettled([
+      file.append(Buffer.from('AAAAA')),
+      file.append(strange),
+      file.append(Buffer.from('ZZZZZ')),
+    ])
+    t.like(first, { status: 'fulfilled', value: 5 })
+    t.like(last, { status: 'fulfilled', value: 5 })
+    const content = fs.readFileSync(at, 'latin1').slice(from)
+    t.regex(content, /AAAAA/)
+    t.regex(content, /ZZZZZ/)
+    t.regex(content, /^[AEZRINO]*$/, 'bytes of nobody')
+  }
+  if (inner !== undefined) {
+    t.is(await inner, 5)
+    t.regex(fs.readFileSync(at, 'latin1').slice(before), /INNER/)
+  }
+  assertIdle(t, queue)
+})
+
+needs(test, { root: true })(
+  'writes to a file that takes each as a command are not joined',
+  async (t) => {
+    // It stays so for a process, so it is that of another.
+    const program = `
+    import { readFileSync } from 'node:fs'
+    import { Queue } from 'node-uring'
+    const queue = new Queue()
+    const file = await queue.open('/proc/self/oom_score_adj', 'a')
+    const read = []
+    for (let round = 0; round < 4; round++) {
+      await Promise.all(['3', '4'].map((value) => file.append(Buffer.from(value))))
+      read.push(readFileSync('/proc/self/oom_score_adj', 'latin1'))
+      await file.stat()
+    }
+    await queue.close()
+    console.log(JSON.stringify(read))`
+    // Which of the two is the last is not said.
+    for (const value of await childJson<string[]>(program)) t.regex(value, /^[34]\n$/)
+  },
+)
+
+test('where node:fs cannot append each append says so', async (t) => {
+  const queue = ring(t, { backend: 'node:fs' })
+  const file = await queue.open(scratch(t, pattern(100)), 'r+')
+  for (let round = 0; round < 5; round++) {
+    for (let i = 0; i < 3; i++) {
+      const error = thrown(() => file.append(Buffer.from('x')))
+      t.is(error.code, 'ERR_URING_UNSUPPORTED')
+    }
+    await file.stat()
+  }
+})
+
+test('a burst of appends leaves those after it as small as they are', async (t) => {
+  const queue = ring(t)
+  const files = await Promise.all(Array.from({ length: 100 }, () => queue.open(scratch(t), 'a')))
+  for (const file of files) {
+    await accustom(file)
+    await Promise.all(records(2000).map((record) => file.append(record)))
+  }
+  const pairs = async () => {
+    await Promise.all(files.flatMap((file) => records(2).map((record) => file.append(record))))
+  }
+  // The first after the burst are taken for another.
+  await pairs()
+  // The most of ten rounds: the collector may take as much in one of them.
+  let most = 0
+  for (let round = 0; round < 10; round++) {
+    const before = process.memoryUsage().arrayBuffers
+    const under = pairs()
+    most = Math.max(most, process.memoryUsage().arrayBuffers - before)
+    await under
+  }
+  t.true(most < 10 << 20, `${most} bytes for 20,000`)
+})
+
 test('appends to a FIFO are writes of their own', async (t) => {
   const queue = ring(t)
   const at = fifo(t)
@@ -183,7 +276,8 @@ test('appends to a FIFO are writes of their own', async (t) => {
   await file.bytesAt(0, 6)
   const all = records(20)
   const submitted = await submittedBy(queue, () => Promise.all(all.map((one) => end.append(one))))
-  t.is(submitted, 20)
+  // The kind of file may be asked for beside.
+  t.true(submitted >= 20, `${submitted}`)
   t.deepEqual(await file.bytesAt(0, 5000), Buffer.concat(all))
 })
 

@@ -163,6 +163,31 @@ for (const [name, make] of Object.entries(MEMORY)) {
   )
 }
 
+fuseTest('appends of which the one write fails are written by themselves', async (t) => {
+  const server = await fuse(t, 'async', { broken: { content: pattern(10), failFrom: 1234 } })
+  const queue = ring(t)
+  const file = await queue.open(server.at('broken'), 'a')
+  let size = 10
+  for (; size < 16; size += 2) {
+    await Promise.all([file.append(Buffer.from('-')), file.append(Buffer.from('-'))])
+    await file.stat()
+  }
+  const content = pattern(2000)
+  const outcomes = await Promise.allSettled(
+    Array.from({ length: 20 }, (_, i) => file.append(content.subarray(i * 100, (i + 1) * 100))),
+  )
+  // Twelve have room before the place where the server fails.
+  t.deepEqual(
+    outcomes.map((outcome) =>
+      outcome.status === 'fulfilled' ? outcome.value : outcome.reason.code,
+    ),
+    Array.from({ length: 20 }, (_, i) => (i < 12 ? 100 : 'EIO')),
+  )
+  const behind = fs.readFileSync(server.behind('broken')).subarray(size)
+  t.is(behind.subarray(0, 1200).compare(content.subarray(0, 1200)), 0)
+  assertIdle(t, queue)
+})
+
 fuseTest('replies that come late do not hold up other files, and settle right', async (t) => {
   const content = pattern(MIB)
   const server = await fuse(t, 'async', {

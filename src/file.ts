@@ -185,8 +185,9 @@ export class File {
   append(buffer: NodeJS.ArrayBufferView, options?: WriteOptions): Promise<number> {
     checkView(buffer)
     const { appends, append } = this.#state
-    const shared = appends.join(buffer, options === undefined)
-    return shared ?? this.#write(buffer, 0, options, append ? 0 : APPENDS)
+    const flags = append ? 0 : APPENDS
+    checkModifiers(this.#operations, flags)
+    return appends.join(buffer, options === undefined) ?? this.#write(buffer, 0, options, flags)
   }
 
   #write(

@@ -567,8 +567,10 @@ export class Operations {
   /** What is under way, by kind: `3 reads`. */
   describe(chosen: (op: Operation) => boolean): string[] {
     const counts = new Map<string, number>()
-    for (const op of this.slots.all()) {
-      if (!chosen(op)) continue
+    const all = [...this.slots.all()].filter(chosen)
+    // Shares and what stands for several operations, only where there is nothing behind them.
+    const real = all.filter(({ kind }) => kind < KIND_SHARE)
+    for (const op of real.length > 0 ? real : all) {
       const name = syscallOf(op.opcode)
       counts.set(name, (counts.get(name) ?? 0) + 1)
     }
