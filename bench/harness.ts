@@ -15,6 +15,8 @@ export interface Cost {
 
 /** One way to do an operation. */
 export interface Side {
+  /** Whether it is to run in a process of its own: `apart.ts`. */
+  apart?: boolean
   /** How the tables name it. */
   name: string
   /** Does so many operations and says what one of them cost. */
@@ -94,13 +96,12 @@ export async function compete(
     const operations = await calibrate(side, settings.roundMs)
     taken.set(key, { name: side.name, operations, rounds: [] })
   }
-  // Round 0 is a last warm-up, in company: a JIT settles on what all sides together do.
+  // Round 0 is a last warm-up, in company.
   for (let round = 0; round <= settings.rounds; round++) {
     for (const [key, side] of sides) {
       progress.show(`${contest.name}: round ${round} of ${settings.rounds}, ${side.name}`)
       const measured = taken.get(key) as Measured
       contest.before?.()
-      collectYoung()
       const cost = await side.run(measured.operations)
       if (round > 0) measured.rounds.push(cost)
     }
@@ -186,11 +187,13 @@ export function spreadOf(values: readonly number[]): Spread {
   }
 }
 
-/** A side of this process: `work` does so many operations. */
+/** A side in JavaScript: `work` does so many operations. */
 export function inProcess(name: string, work: (operations: number) => unknown): Side {
   return {
     name,
+    apart: true,
     async run(operations) {
+      collectYoung()
       const cpu = process.cpuUsage()
       const from = process.hrtime.bigint()
       await work(operations)

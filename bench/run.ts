@@ -6,6 +6,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Queue, UringError } from 'node-uring'
+import { answerAsSide, apart, type Part } from './apart.js'
 import { GROUPS } from './cells.js'
 import type { Bench } from './group.js'
 import { compete, type Finding, type Measured } from './harness.js'
@@ -36,10 +37,13 @@ const { values: options } = parseArgs({
     folder: { type: 'string' },
     json: { type: 'string' },
     help: { type: 'boolean', default: false },
+    // For ourselves: `apart.ts`.
+    side: { type: 'string' },
   },
 })
 
 if (options.help) process.stdout.write(USAGE)
+else if (options.side !== undefined) await answerAsSide(JSON.parse(options.side) as Part, GROUPS)
 else await main()
 
 async function main(): Promise<void> {
@@ -69,6 +73,7 @@ ${settings.rounds} rounds of ${settings.roundMs} ms a side, in turns; ratios are
   const findings: Finding[] = []
   const skipped: string[] = []
   const broken: string[] = []
+  let running = ''
   const bench: Bench = {
     settings,
     progress,
@@ -76,7 +81,10 @@ ${settings.rounds} rounds of ${settings.roundMs} ms a side, in turns; ratios are
     floor,
     fio: isInstalled('fio'),
     async contest(contest) {
-      const result = await compete(contest, settings, progress)
+      progress.show(`${contest.name}: starting its sides`)
+      const { sides, end } = await apart(contest, { group: running, folder })
+      const result = await compete({ ...contest, sides }, settings, progress)
+      end()
       contests.push({ name: contest.name, measured: result.measured })
       findings.push(...result.findings)
     },
@@ -84,6 +92,7 @@ ${settings.rounds} rounds of ${settings.roundMs} ms a side, in turns; ratios are
   }
   if (!bench.fio) skipped.push('fio: it is not installed')
   for (const group of groups) {
+    running = group.name
     try {
       await group.run(bench)
     } catch (error) {

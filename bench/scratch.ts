@@ -11,10 +11,12 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   readSync,
   realpathSync,
   rmSync,
+  statSync,
   truncateSync,
   writeFileSync,
   writeSync,
@@ -24,6 +26,7 @@ import { join, resolve } from 'node:path'
 import { onExit } from './cleanup.js'
 
 const MIB = 1 << 20
+const XFS_PREFIX = 'xfs-'
 
 /** Why something is not measured here. */
 export class Skip extends Error {}
@@ -103,6 +106,8 @@ export function directFile(
 }
 
 function writeFile(path: string, bytes: number, buffer: Uint8Array, flags: number): string {
+  // A side in a process of its own finds the file that was made for all.
+  if (statSync(path, { throwIfNoEntry: false })?.size === bytes) return path
   const fd = openSync(path, constants.O_WRONLY | flags, 0o600)
   try {
     for (let at = 0; at < bytes; at += buffer.length) {
@@ -125,8 +130,16 @@ export interface Volume {
   unmount(): void
 }
 
-/** Makes XFS of so many bytes on a loop device over a file in /dev/shm. Root only. */
+/**
+ * Makes XFS of so many bytes on a loop device over a file in /dev/shm, or finds the one that is mounted for
+ * all sides. Root only.
+ */
 export function xfsInMemory(scratch: string, bytes: number): Volume {
+  const mounted = readdirSync(scratch)
+    .filter((name) => name.startsWith(XFS_PREFIX))
+    .map((name) => join(scratch, name))
+    .find((folder) => mountOf(folder).type === 'xfs')
+  if (mounted !== undefined) return { folder: mounted, text: 'xfs', unmount() {} }
   if (process.getuid?.() !== 0) throw new Skip('mounting needs root')
   const missing = ['mkfs.xfs', 'losetup', 'mount', 'umount'].find((name) => !isInstalled(name))
   if (missing !== undefined) throw new Skip(`${missing} is not installed`)
@@ -144,7 +157,7 @@ export function xfsInMemory(scratch: string, bytes: number): Volume {
   attempt('mkfs.xfs', '-q', '-f', device)
 
   // A name of its own: more than one group asks for one.
-  const folder = mkdtempSync(join(scratch, 'xfs-'))
+  const folder = mkdtempSync(join(scratch, XFS_PREFIX))
   attempt('mount', '-t', 'xfs', device, folder)
   // Lazily: at a ctrl-C our own files are still open. The kernel finishes when we are gone.
   const undoMount = onExit(() => attempt('umount', '--lazy', folder))

@@ -1,7 +1,7 @@
 /** What this process holds, as the kernel counts it in proc(5). Only looks. */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { setTimeout as after } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
+import { getHeapStatistics, setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 
 export interface Gauges {
@@ -11,12 +11,19 @@ export interface Gauges {
   threads: number
   /** Threads of the kernel's that work for rings. A thread that has had one keeps one of each kind. */
   kernelWorkers: number
+  /** Without the pages of V8's heap: its young generation alone grows by some 120 when it likes. */
   mappings: number
-  /** Mappings that a child does not get (`dc` in smaps): arenas, and V8's own pages. */
+  /** Mappings that a child does not get (`dc` in smaps), without those pages: arenas, and V8's code. */
   keptFromChildren: number
-  /** Resident memory of those: of arenas and V8, without that of the allocator. */
+  /** Resident memory of those. */
   keptMiB: number
+  /** Of V8's heap in this thread: what is mapped. */
+  heapMiB: number
 }
+
+/** V8's heap is mapped by so much. */
+const HEAP_PAGE_BYTES = 256 << 10
+const MIB = 1 << 20
 
 export function gauges(): Gauges {
   const status = readFileSync('/proc/self/status', 'utf8')
@@ -26,6 +33,8 @@ export function gauges(): Gauges {
   const kept = [...smaps.matchAll(/^Rss:\s+(\d+) kB$[\s\S]*?^VmFlags:(.*)$/gm)]
     .filter(([, , flags]) => / dc\b/.test(flags as string))
     .map(([, kib]) => Number(kib))
+  const heap = getHeapStatistics()
+  const heapPages = Math.round(heap.total_heap_size / HEAP_PAGE_BYTES)
   const links = names('/proc/self/fd', (path) => readlinkSync(path))
   const threads = names('/proc/self/task', (path) => readFileSync(`${path}/comm`, 'utf8'))
   return {
@@ -35,9 +44,12 @@ export function gauges(): Gauges {
     rings: links.filter((link) => link.includes('io_uring')).length,
     threads: threads.filter((name) => !name.startsWith('iou-')).length,
     kernelWorkers: threads.filter((name) => name.startsWith('iou-wrk')).length,
-    mappings: smaps.match(/^VmFlags:/gm)?.length ?? 0,
-    keptFromChildren: kept.length,
-    keptMiB: Math.round(kept.reduce((sum, kib) => sum + kib, 0) / 1024),
+    mappings: (smaps.match(/^VmFlags:/gm)?.length ?? 0) - heapPages,
+    keptFromChildren: kept.length - heapPages,
+    keptMiB: Math.round(
+      kept.reduce((sum, kib) => sum + kib, 0) / 1024 - heap.total_physical_size / MIB,
+    ),
+    heapMiB: Math.round(heap.total_heap_size / MIB),
   }
 }
 
@@ -69,7 +81,8 @@ export function descriptorNames(): string {
 export function show(g: Gauges): string {
   return (
     `RSS ${g.rssMiB} MiB, ${g.descriptors} descriptors, ${g.rings} rings, ${g.threads} threads, ${g.kernelWorkers} kernel workers, ` +
-    `${g.mappings} mappings, ${g.keptFromChildren} of them DONTFORK with ${g.keptMiB} MiB`
+    `a heap of ${g.heapMiB} MiB, ${g.mappings} other mappings, ${g.keptFromChildren} of them DONTFORK with ` +
+    `${g.keptMiB} MiB`
   )
 }
 

@@ -1,0 +1,62 @@
+/**
+ * Sides in JavaScript, each in a process of its own: what one does to the heap (fs/promises has V8 grow the
+ * young generation past the CPU's second cache) and teaches the compiler is not the others' affair. Such a
+ * process runs the group as the bench does, up to the contest, and there answers for its side.
+ */
+import { fileURLToPath } from 'node:url'
+import type { Bench, Group } from './group.js'
+import type { Contest, Side } from './harness.js'
+import { answerRounds, processSide } from './programs.js'
+import { Progress } from './progress.js'
+
+/** Which side a process is. */
+export interface Part {
+  group: string
+  contest: string
+  side: string
+  folder: string
+}
+
+/** The sides of a contest, those that are to be apart as processes; `end` ends these. */
+export async function apart<Name extends string>(
+  { name: contest, sides }: Contest<Name>,
+  { group, folder }: { group: string; folder: string },
+): Promise<{ sides: Record<Name, Side>; end(): void }> {
+  const program = fileURLToPath(new URL('run.ts', import.meta.url))
+  const ends: (() => void)[] = []
+  const all = Object.entries<Side>(sides).map(async ([key, side]) => {
+    if (!side.apart) return [key, side] as const
+    const part: Part = { group, contest, side: key, folder }
+    const started = await processSide(side.name, program, ['--side', JSON.stringify(part)])
+    ends.push(() => started.end())
+    return [key, started] as const
+  })
+  const started = Object.fromEntries(await Promise.all(all)) as Record<Name, Side>
+  return {
+    sides: started,
+    end() {
+      for (const one of ends) one()
+    },
+  }
+}
+
+/** In such a process: runs the group, and stays in the contest. */
+export async function answerAsSide(part: Part, groups: readonly Group[]): Promise<void> {
+  const bench: Bench = {
+    settings: { rounds: 0, roundMs: 0 },
+    progress: new Progress(),
+    folder: part.folder,
+    floor: '',
+    fio: false,
+    async contest({ name, sides }) {
+      if (name !== part.contest) return
+      const side = (sides as Record<string, Side>)[part.side]
+      if (side === undefined) throw new Error(`${name} has no side ${part.side}`)
+      answerRounds((operations) => side.run(operations))
+      await new Promise(() => {})
+    },
+    keep() {},
+  }
+  await groups.find(({ name }) => name === part.group)?.run(bench)
+  throw new Error(`${part.group} has no contest ${part.contest}`)
+}
