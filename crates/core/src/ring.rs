@@ -217,6 +217,11 @@ impl Ring {
         self.call_enter(0, 0, flags).map(|_| true)
     }
 
+    /// Whether the polling thread sleeps, or has not come round yet since it was woken.
+    pub fn sleeps(&mut self) -> bool {
+        self.io.submission().need_wakeup()
+    }
+
     /// Whether the kernel holds completions that only an enter brings into the queue: deferred work
     /// (IORING_SQ_TASKRUN) or an overflown completion queue (IORING_SQ_CQ_OVERFLOW).
     #[inline]

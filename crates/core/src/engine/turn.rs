@@ -221,6 +221,8 @@ impl Engine {
         match self.reap {
             Reap::Eventfd => false,
             Reap::Poll => true,
+            // Who comes round to a thread that is waking up wakes it again and again.
+            Reap::PollBriefly if self.ring.sleeps() => false,
             Reap::PollBriefly => {
                 let moved = self.stats.submitted + self.stats.completed;
                 let (seen, since) = &mut self.brisk;
