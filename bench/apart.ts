@@ -50,9 +50,10 @@ export async function answerAsSide(part: Part, groups: readonly Group[]): Promis
     fio: false,
     async contest({ name, sides }) {
       if (name !== part.contest) return
-      const side = (sides as Record<string, Side>)[part.side]
-      if (side === undefined) throw new Error(`${name} has no side ${part.side}`)
-      answerRounds((operations) => side.run(operations))
+      const all = sides as Record<string, Side>
+      if (all[part.side] === undefined) throw new Error(`${name} has no side ${part.side}`)
+      // The other sides stay alive with it: their files would be collected unclosed.
+      answerRounds((operations) => (all[part.side] as Side).run(operations))
       await new Promise(() => {})
     },
     keep() {},
