@@ -7,10 +7,18 @@ import { setTimeout } from 'node:timers/promises'
 import { type File, op, type Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
-import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
+import {
+  accustom,
+  assertIdle,
+  type Caught,
+  rejection,
+  ring,
+  submittedBy,
+  thrown,
+} from './helpers/ring.js'
 import { fifo, folder, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
-import test from './helpers/test.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const RECORD_BYTES = 100
 
@@ -24,21 +32,11 @@ function lengths(of: readonly Uint8Array[]): number[] {
   return of.map(({ length }) => length)
 }
 
-/** Appends two at once until it is known what kind of file it is, and that they come in company. */
-async function accustom(file: File): Promise<number> {
-  const byte = Buffer.from('-')
-  for (let i = 0; i < 3; i++) {
-    await Promise.all([file.append(byte), file.append(byte)])
-    // The question is an operation of its own.
-    await file.stat()
-  }
-  return 6
-}
-
-async function submittedBy(queue: Queue, work: () => Promise<unknown>): Promise<number> {
-  const { submitted } = queue.stats()
-  await work()
-  return queue.stats().submitted - submitted
+/** A file that is appended to, of which it is known that appends may share writes, and its size. */
+async function log(t: ExecutionContext<unknown>, queue: Queue) {
+  const at = scratch(t)
+  const file = await queue.open(at, 'a')
+  return { at, file, before: await accustom(file) }
 }
 
 for (const flags of ['a', 'r+'] as const) {
@@ -71,9 +69,7 @@ test('an append alone is written when it is called for', async (t) => {
 
 test('what is appended is copied when it is called for, from memory of any kind', async (t) => {
   const queue = ring(t)
-  const at = scratch(t)
-  const file = await queue.open(at, 'a')
-  const before = await accustom(file)
+  const { at, file, before } = await log(t, queue)
   const wanted: Buffer[] = []
   const shared = new Uint8Array(new SharedArrayBuffer(50))
   const words = new Float64Array(20)
@@ -86,7 +82,6 @@ test('what is appended is copied when it is called for, from memory of any kind'
       return file.append(view)
     }),
   )
-  // The first of memory from alloc is used in place where it is not shared.
   t.deepEqual(await Promise.all(appended), lengths(wanted))
   t.deepEqual(fs.readFileSync(at).subarray(before), Buffer.concat(wanted))
   queue.free(mine)
@@ -94,9 +89,7 @@ test('what is appended is copied when it is called for, from memory of any kind'
 
 test('long appends and those with options keep their places among the others', async (t) => {
   const queue = ring(t)
-  const at = scratch(t)
-  const file = await queue.open(at, 'a')
-  const before = await accustom(file)
+  const { at, file, before } = await log(t, queue)
   const all = [
     ...records(10),
     pattern(100_000),
@@ -118,9 +111,8 @@ test('long appends and those with options keep their places among the others', a
 
 test('what is gathered goes with flush, and before a batch that drains', async (t) => {
   const queue = ring(t)
-  const at = scratch(t)
-  const file = await queue.open(at, 'a')
-  let size = await accustom(file)
+  const { at, file, before } = await log(t, queue)
+  let size = before
   const appended = records(30).map((record) => file.append(record))
   queue.flush()
   size += 30 * RECORD_BYTES
@@ -176,9 +168,7 @@ needs(test, { root: true })(
 
 test('what an append says of its length changes nothing for the others', async (t) => {
   const queue = ring(t)
-  const at = scratch(t)
-  const file = await queue.open(at, 'a')
-  const before = await accustom(file)
+  const { at, file, before } = await log(t, queue)
   let inner: Promise<number> | undefined
   class Reentrant extends Uint8Array {
     override get byteOffset(): number {
@@ -284,9 +274,7 @@ test('appends to a FIFO are writes of their own', async (t) => {
 test('close waits for what was appended before it, and nothing is appended behind it', async (t) => {
   const queue = ring(t)
   for (const closes of [(file: File) => file.close(), () => queue.close()]) {
-    const at = scratch(t)
-    const file = await queue.open(at, 'a')
-    const before = await accustom(file)
+    const { at, file, before } = await log(t, queue)
     const all = records(50)
     const appended = all.map((record) => file.append(record))
     const closed = closes(file)
@@ -301,9 +289,7 @@ test('close waits for what was appended before it, and nothing is appended behin
 test('appends that a close cancels reject or are there, and none is both', async (t) => {
   const queue = ring(t)
   for (let round = 0; round < 40; round++) {
-    const at = scratch(t)
-    const file = await queue.open(at, 'a')
-    const before = await accustom(file)
+    const { at, file, before } = await log(t, queue)
     const appended = records(50).map((record) => file.append(record))
     const outcomes = Promise.allSettled(appended)
     if (round % 2 === 1) queue.flush()
@@ -339,9 +325,7 @@ test('appends of many files at once, by two queues, lie each in its file', async
 
 test('records that two processes append at once are each whole', async (t) => {
   const queue = ring(t)
-  const at = scratch(t)
-  const file = await queue.open(at, 'a')
-  await accustom(file)
+  const { at, file } = await log(t, queue)
   const line = (who: string, i: number) => `${who}${String(i).padStart(7, '0')}${who.repeat(91)}\n`
   const other = `
     import fs from 'node:fs'

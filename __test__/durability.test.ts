@@ -3,21 +3,13 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import type { Queue } from 'node-uring'
 import { pattern } from './helpers/random.js'
-import { assertIdle, isPending, rejection, ring } from './helpers/ring.js'
+import { assertIdle, isPending, rejection, ring, submittedBy } from './helpers/ring.js'
 import { fifo, folder, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 import test from './helpers/test.js'
 
 const MIB = 1 << 20
-
-/** How many SQEs `work` took. */
-async function submittedBy(queue: Queue, work: () => Promise<unknown>): Promise<number> {
-  const { submitted } = queue.stats()
-  await work()
-  return queue.stats().submitted - submitted
-}
 
 test('a write with datasync is one write and one fdatasync, and resolves with its length', async (t) => {
   const queue = ring(t)

@@ -8,7 +8,7 @@ import type { Queue } from 'node-uring'
 import { assertEnded, runChild } from './helpers/child.js'
 import { type Fuse, fuse } from './helpers/fuse.js'
 import { pattern } from './helpers/random.js'
-import { assertIdle, isPending, rejection, ring } from './helpers/ring.js'
+import { accustom, assertIdle, isPending, rejection, ring } from './helpers/ring.js'
 import { loopMount, scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 import test, { type ExecutionContext } from './helpers/test.js'
@@ -167,11 +167,7 @@ fuseTest('appends of which the one write fails are written by themselves', async
   const server = await fuse(t, 'async', { broken: { content: pattern(10), failFrom: 1234 } })
   const queue = ring(t)
   const file = await queue.open(server.at('broken'), 'a')
-  let size = 10
-  for (; size < 16; size += 2) {
-    await Promise.all([file.append(Buffer.from('-')), file.append(Buffer.from('-'))])
-    await file.stat()
-  }
+  const size = 10 + (await accustom(file))
   const content = pattern(2000)
   const outcomes = await Promise.allSettled(
     Array.from({ length: 20 }, (_, i) => file.append(content.subarray(i * 100, (i + 1) * 100))),

@@ -5,18 +5,11 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { type BatchOperation, type File, op, POLL, type Queue } from 'node-uring'
 import { pattern } from './helpers/random.js'
-import { assertIdle, isPending, rejection, ring, thrown } from './helpers/ring.js'
+import { assertIdle, isPending, rejection, ring, submittedBy, thrown } from './helpers/ring.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
 import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
-
-/** How many SQEs `work` took. */
-async function submittedBy(queue: Queue, work: () => Promise<unknown>): Promise<number> {
-  const { submitted } = queue.stats()
-  await work()
-  return queue.stats().submitted - submitted
-}
 
 // ---- fallocate, fadvise, sync_file_range, poll ----------------------------------------------------
 

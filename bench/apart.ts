@@ -1,7 +1,7 @@
 /**
- * Sides in JavaScript, each in a process of its own: what one does to the heap (fs/promises has V8 grow the
- * young generation past the CPU's second cache) and teaches the compiler is not the others' affair. Such a
- * process runs the group as the bench does, up to the contest, and there answers for its side.
+ * Sides in JavaScript, each in a process of its own: what one does to V8's heap and teaches its compiler is
+ * not the others' affair. Such a process runs the group as the bench does, up to the contest, and there
+ * answers for its side.
  */
 import { fileURLToPath } from 'node:url'
 import type { Bench, Group } from './group.js'

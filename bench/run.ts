@@ -83,8 +83,7 @@ ${settings.rounds} rounds of ${settings.roundMs} ms a side, in turns; ratios are
     async contest(contest) {
       progress.show(`${contest.name}: starting its sides`)
       const { sides, end } = await apart(contest, { group: running, folder })
-      const result = await compete({ ...contest, sides }, settings, progress)
-      end()
+      const result = await compete({ ...contest, sides }, settings, progress).finally(end)
       contests.push({ name: contest.name, measured: result.measured })
       findings.push(...result.findings)
     },

@@ -88,18 +88,22 @@ export class Appends {
     return promise
   }
 
+  /** Counts one more since the event loop went on; when it does, what was gathered goes. */
+  #count(): void {
+    if (this.#called++ > 0) return
+    void Promise.resolve().then(() => {
+      this.#calledBefore = this.#called
+      this.#called = 0
+      this.send()
+    })
+  }
+
   /** Whether another may join: nobody waits for room, and the file is an ordinary one. */
   #isOpen(): boolean {
     const { closed, blockBytes } = this.#file
     const { ended, slots } = this.#operations
     if (closed || blockBytes !== 0 || ended !== undefined) return false
-    if (this.#called++ === 0) {
-      void Promise.resolve().then(() => {
-        this.#calledBefore = this.#called
-        this.#called = 0
-        this.send()
-      })
-    }
+    this.#count()
     // One by itself is in nobody's company, unless the one before it was.
     if (this.#called === 1 && this.#calledBefore <= 1) return false
     if (slots.forSlot.head !== undefined || slots.forMemory.head !== undefined) return false
@@ -151,7 +155,8 @@ export class Appends {
       () => {
         for (const member of members) this.#settle(member)
       },
-      (error: Error) => this.#fail(members, bytes, error),
+      // Whoever was written whole has what it wanted, the others go on by themselves.
+      (error: Error) => this.#eachAlone(members, bytes, writtenBy(error)),
     )
   }
 
@@ -172,12 +177,7 @@ export class Appends {
     )
   }
 
-  /** The write failed: whoever was written whole has what it wanted, the others go on by themselves. */
-  #fail(members: readonly Member[], bytes: Uint8Array, error: Error): void {
-    const { bytesWritten = 0 } = error as { bytesWritten?: number }
-    this.#eachAlone(members, bytes, bytesWritten)
-  }
-
+  /** Ends those whose bytes are all among the first `written`, and writes what the others lack. */
   #eachAlone(members: readonly Member[], bytes: Uint8Array, written = 0): void {
     for (const member of members) {
       const { op, number, start, end } = member
@@ -188,11 +188,8 @@ export class Appends {
         void this.#write(bytes, from, end).then(
           () => this.#settle(member),
           (error: Error) => {
-            const { bytesWritten = 0 } = error as { bytesWritten?: number }
-            this.#settle(
-              member,
-              Object.assign(error, { bytesWritten: from - start + bytesWritten }),
-            )
+            const bytesWritten = from - start + writtenBy(error)
+            this.#settle(member, Object.assign(error, { bytesWritten }))
           },
         )
       }
@@ -205,4 +202,8 @@ export class Appends {
     if (error === undefined) this.#operations.settle(op, end - start)
     else this.#operations.fail(op, error)
   }
+}
+
+function writtenBy(error: Error): number {
+  return (error as { bytesWritten?: number }).bytesWritten ?? 0
 }

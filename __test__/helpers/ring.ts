@@ -3,7 +3,7 @@
 
 import { setImmediate, setTimeout } from 'node:timers/promises'
 import type { ExecutionContext } from 'ava'
-import { Queue, type QueueOptions } from 'node-uring'
+import { type File, Queue, type QueueOptions } from 'node-uring'
 import { BACKEND } from './test.js'
 
 type Test = ExecutionContext<unknown>
@@ -34,6 +34,27 @@ export function assertIdle(t: Test, queue: Queue): void {
     { pending, waiting, inFlight, stale, bounceBytes },
     { pending: 0, waiting: 0, inFlight: 0, stale: 0, bounceBytes: 0 },
   )
+}
+
+/** How many SQEs `work` took. */
+export async function submittedBy(queue: Queue, work: () => Promise<unknown>): Promise<number> {
+  const { submitted } = queue.stats()
+  await work()
+  return queue.stats().submitted - submitted
+}
+
+/**
+ * Appends two bytes at once until it is known what kind of file it is, and that appends come in company;
+ * from then on they share writes. Returns how many bytes that were.
+ */
+export async function accustom(file: File): Promise<number> {
+  const byte = Buffer.from('-')
+  for (let i = 0; i < 3; i++) {
+    await Promise.all([file.append(byte), file.append(byte)])
+    // The question is an operation of its own.
+    await file.stat()
+  }
+  return 6
 }
 
 /** What can be told of an error without its stack. */
