@@ -172,15 +172,19 @@ fuseTest('appends of which the one write fails are written by themselves', async
   const outcomes = await Promise.allSettled(
     Array.from({ length: 20 }, (_, i) => file.append(content.subarray(i * 100, (i + 1) * 100))),
   )
-  // Twelve have room before the place where the server fails.
+  // Twelve have room before the place where the server fails, in whatever order they come.
+  const codes = outcomes.map((outcome) =>
+    outcome.status === 'fulfilled' ? outcome.value : outcome.reason.code,
+  )
   t.deepEqual(
-    outcomes.map((outcome) =>
-      outcome.status === 'fulfilled' ? outcome.value : outcome.reason.code,
-    ),
+    [...codes].sort(),
     Array.from({ length: 20 }, (_, i) => (i < 12 ? 100 : 'EIO')),
   )
   const behind = fs.readFileSync(server.behind('broken')).subarray(size)
-  t.is(behind.subarray(0, 1200).compare(content.subarray(0, 1200)), 0)
+  for (const [i, code] of codes.entries()) {
+    if (code === 100) t.true(behind.includes(content.subarray(i * 100, (i + 1) * 100)))
+  }
+  t.true(behind.length >= 1200)
   assertIdle(t, queue)
 })
 
