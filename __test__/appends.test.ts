@@ -6,6 +6,7 @@ import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { type File, op, type Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
+import { FUSE, fuse } from './helpers/fuse.js'
 import { pattern } from './helpers/random.js'
 import {
   accustom,
@@ -21,6 +22,7 @@ import { needs } from './helpers/skip.js'
 import test, { type ExecutionContext } from './helpers/test.js'
 
 const RECORD_BYTES = 100
+const fuseTest = needs(test, FUSE)
 
 /** Records that can be told apart, one after the other. */
 function records(count: number, length = RECORD_BYTES): Buffer[] {
@@ -40,21 +42,43 @@ async function log(t: ExecutionContext<unknown>, queue: Queue) {
 }
 
 for (const flags of ['a', 'r+'] as const) {
-  test(`a thousand appends at once to a file opened with '${flags}' are one write, in their order`, async (t) => {
-    const queue = ring(t)
-    const at = scratch(t, Buffer.alloc(0))
-    const file = await queue.open(at, flags)
-    const before = await accustom(file)
-    const all = records(1000)
-    const submitted = await submittedBy(queue, async () => {
-      const counts = await Promise.all(all.map((record) => file.append(record)))
-      t.deepEqual(counts, lengths(all))
+  for (const options of [undefined, { datasync: true }]) {
+    const which = `opened with '${flags}'${options === undefined ? '' : ' and synced'}`
+    test(`a thousand appends at once to a file ${which} are one write, in their order`, async (t) => {
+      const queue = ring(t)
+      const at = scratch(t, Buffer.alloc(0))
+      const file = await queue.open(at, flags)
+      const before = await accustom(file)
+      const all = records(1000)
+      const submitted = await submittedBy(queue, async () => {
+        const counts = await Promise.all(all.map((record) => file.append(record, options)))
+        t.deepEqual(counts, lengths(all))
+      })
+      // With the fdatasync that is linked behind it.
+      t.is(submitted, options === undefined ? 1 : 2)
+      t.deepEqual(fs.readFileSync(at).subarray(before), Buffer.concat(all))
+      assertIdle(t, queue)
     })
-    t.is(submitted, 1)
-    t.deepEqual(fs.readFileSync(at).subarray(before), Buffer.concat(all))
-    assertIdle(t, queue)
-  })
+  }
 }
+
+test('appends that are to be synced share their writes with none that are not', async (t) => {
+  const queue = ring(t)
+  const { at, file, before } = await log(t, queue)
+  const all = records(60)
+  const submitted = await submittedBy(queue, async () => {
+    // Twenty of each: plain, synced, plain.
+    const counts = await Promise.all(
+      all.map((record, i) => file.append(record, { datasync: i >= 20 && i < 40 })),
+    )
+    t.deepEqual(counts, lengths(all))
+  })
+  t.is(submitted, 4)
+  const content = fs.readFileSync(at).subarray(before)
+  t.is(content.length, 60 * RECORD_BYTES)
+  for (const record of all) t.true(content.includes(record))
+  assertIdle(t, queue)
+})
 
 test('an append alone is written when it is called for', async (t) => {
   const queue = ring(t)
@@ -138,39 +162,42 @@ test('what is gathered goes with flush, and before a batch that drains', async (
   }
 })
 
-needs(test, { root: true })(
-  'a full disk ends the append that it cuts off, and those behind it, and the file has what they say',
-  async (t) => {
-    const queue = ring(t)
-    const at = path.join(tmpfs(t, 64 << 10), 'file')
-    const file = await queue.open(at, 'a')
-    const before = await accustom(file)
-    const all = records(100, 1000)
-    const outcomes = await Promise.allSettled(all.map((record) => file.append(record)))
-    const failed = outcomes.flatMap((outcome) =>
-      outcome.status === 'rejected' ? [outcome.reason] : [],
-    )
-    t.true(failed.length >= 30, `${failed.length} of 100 KB have no room in 64 KiB`)
-    for (const error of failed as Caught[]) {
-      t.is(error.code, 'ENOSPC')
-      t.is(error.syscall, 'write')
-    }
-    const written = (failed as (Caught & { bytesWritten: number })[]).map(
-      (error) => error.bytesWritten,
-    )
-    t.true(written.filter((bytes) => bytes > 0).length <= 1, 'one at most was cut off')
-    const whole = outcomes.findIndex(({ status }) => status === 'rejected')
-    const part = written[0] as number
-    const content = fs.readFileSync(at).subarray(before)
-    t.deepEqual(
-      content.subarray(0, whole * 1000 + part),
-      Buffer.concat(all).subarray(0, whole * 1000 + part),
-    )
-    const sum = written.reduce((total, bytes) => total + bytes, 0)
-    t.is(content.length, (100 - failed.length) * 1000 + sum)
-    assertIdle(t, queue)
-  },
-)
+for (const options of [undefined, { datasync: true }]) {
+  const append = options === undefined ? 'append' : 'synced append'
+  needs(test, { root: true })(
+    `a full disk ends the ${append} that it cuts off, and those behind it, and the file has what they say`,
+    async (t) => {
+      const queue = ring(t)
+      const at = path.join(tmpfs(t, 64 << 10), 'file')
+      const file = await queue.open(at, 'a')
+      const before = await accustom(file)
+      const all = records(100, 1000)
+      const outcomes = await Promise.allSettled(all.map((record) => file.append(record, options)))
+      const failed = outcomes.flatMap((outcome) =>
+        outcome.status === 'rejected' ? [outcome.reason] : [],
+      )
+      t.true(failed.length >= 30, `${failed.length} of 100 KB have no room in 64 KiB`)
+      for (const error of failed as Caught[]) {
+        t.is(error.code, 'ENOSPC')
+        t.is(error.syscall, 'write')
+      }
+      const written = (failed as (Caught & { bytesWritten: number })[]).map(
+        (error) => error.bytesWritten,
+      )
+      t.true(written.filter((bytes) => bytes > 0).length <= 1, 'one at most was cut off')
+      const whole = outcomes.findIndex(({ status }) => status === 'rejected')
+      const part = written[0] as number
+      const content = fs.readFileSync(at).subarray(before)
+      t.deepEqual(
+        content.subarray(0, whole * 1000 + part),
+        Buffer.concat(all).subarray(0, whole * 1000 + part),
+      )
+      const sum = written.reduce((total, bytes) => total + bytes, 0)
+      t.is(content.length, (100 - failed.length) * 1000 + sum)
+      assertIdle(t, queue)
+    },
+  )
+}
 
 test('what an append says of its length changes nothing for the others', async (t) => {
   const queue = ring(t)
@@ -296,28 +323,31 @@ test('close waits for what was appended before it, and nothing is appended behin
   }
 })
 
-test('appends that a close cancels reject or are there, and none is both', async (t) => {
-  const queue = ring(t)
-  for (let round = 0; round < 40; round++) {
-    const { at, file, before } = await log(t, queue)
-    const appended = records(50).map((record) => file.append(record))
-    const outcomes = Promise.allSettled(appended)
-    if (round % 2 === 1) queue.flush()
-    if (round % 4 > 1) await setTimeout(0)
-    await file.close({ timeoutMs: 0 })
-    let size = before
-    for (const outcome of await outcomes) {
-      if (outcome.status === 'fulfilled') size += outcome.value
-      else {
-        t.is(outcome.reason.code, 'ABORT_ERR')
-        size += outcome.reason.bytesWritten
+for (const options of [undefined, { datasync: true }]) {
+  const appends = options === undefined ? 'appends' : 'synced appends'
+  test(`${appends} that a close cancels reject or are there, and none is both`, async (t) => {
+    const queue = ring(t)
+    for (let round = 0; round < 40; round++) {
+      const { at, file, before } = await log(t, queue)
+      const appended = records(50).map((record) => file.append(record, options))
+      const outcomes = Promise.allSettled(appended)
+      if (round % 2 === 1) queue.flush()
+      if (round % 4 > 1) await setTimeout(0)
+      await file.close({ timeoutMs: 0 })
+      let size = before
+      for (const outcome of await outcomes) {
+        if (outcome.status === 'fulfilled') size += outcome.value
+        else {
+          t.is(outcome.reason.code, 'ABORT_ERR')
+          size += outcome.reason.bytesWritten
+        }
       }
+      t.is(fs.statSync(at).size, size, `round ${round}`)
+      if (round % 4 === 0) t.is(size, before, 'cancelled before it went, nothing is written')
     }
-    t.is(fs.statSync(at).size, size, `round ${round}`)
-    if (round % 4 === 0) t.is(size, before, 'cancelled before it went, nothing is written')
-  }
-  assertIdle(t, queue)
-})
+    assertIdle(t, queue)
+  })
+}
 
 test('appends of many files at once, by two queues, lie each in its file', async (t) => {
   const at = folder(t)
@@ -361,3 +391,67 @@ test('records that two processes append at once are each whole', async (t) => {
     )
   }
 })
+
+fuseTest(
+  'an fdatasync that fails is the failure of all who share it, and is not tried again',
+  async (t) => {
+    const log = scratch(t, Buffer.alloc(0))
+    const file = { syncErrnos: [5, 0], log }
+    const mounted = await fuse(t, 'sync', { file })
+    const queue = ring(t)
+    const opened = await queue.open(mounted.at('file'), 'a')
+    const before = await accustom(opened)
+    const all = records(20)
+    const append = () => all.map((record) => opened.append(record, { datasync: true }))
+    const errors = await Promise.all(append().map((appended) => rejection(appended)))
+    for (const error of errors) {
+      t.is(error.message, 'EIO: i/o error, fdatasync')
+      t.is(error.bytesWritten, RECORD_BYTES)
+    }
+    t.not(errors[0], errors[1], 'each caller has an error of its own')
+    const syncs = () =>
+      fs
+        .readFileSync(log, 'utf8')
+        .split('\n')
+        .filter((line) => line === 's').length
+    t.is(syncs(), 1)
+    t.deepEqual(await Promise.all(append()), lengths(all))
+    t.is(syncs(), 2)
+    const content = fs.readFileSync(mounted.behind('file')).subarray(before)
+    t.deepEqual(content, Buffer.concat([...all, ...all]))
+    assertIdle(t, queue)
+  },
+)
+
+fuseTest(
+  'appends that were written whole before their write failed have an fdatasync',
+  async (t) => {
+    const log = scratch(t, Buffer.alloc(0))
+    // Room for 12 records and a half behind the 6 bytes that it takes to be accustomed.
+    const failFrom = 6 + 12 * RECORD_BYTES + RECORD_BYTES / 2
+    for (const syncErrnos of [[], [28]]) {
+      fs.writeFileSync(log, '')
+      const mounted = await fuse(t, 'sync', { file: { failFrom, syncErrnos, log } })
+      const queue = ring(t)
+      const file = await queue.open(mounted.at('file'), 'a')
+      await accustom(file)
+      const appended = records(20).map((record) => file.append(record, { datasync: true }))
+      const outcomes = await Promise.allSettled(appended)
+      const told = outcomes.map((outcome) =>
+        outcome.status === 'fulfilled'
+          ? outcome.value
+          : `${outcome.reason.code} ${outcome.reason.syscall} ${outcome.reason.bytesWritten}`,
+      )
+      t.deepEqual(
+        told.slice(0, 12),
+        Array(12).fill(syncErrnos.length === 0 ? 100 : 'ENOSPC fdatasync 100'),
+      )
+      t.is(told[12], 'EIO write 50')
+      t.deepEqual(told.slice(13), Array(7).fill('EIO write 0'))
+      const lines = fs.readFileSync(log, 'utf8').trim().split('\n')
+      t.is(lines.filter((line) => line === 's').length, 1)
+      t.true(lines.indexOf('s') > lines.lastIndexOf('w 6'))
+      assertIdle(t, queue)
+    }
+  },
+)

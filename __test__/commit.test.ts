@@ -4,17 +4,14 @@
 import fs from 'node:fs'
 import { setImmediate, setTimeout } from 'node:timers/promises'
 import { type File, Queue } from 'node-uring'
-import { fuse } from './helpers/fuse.js'
+import { FUSE, fuse } from './helpers/fuse.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 import test from './helpers/test.js'
 
-const fuseTest = needs(test, {
-  root: true,
-  that: { holds: fs.existsSync('/dev/fuse'), reason: 'needs /dev/fuse' },
-})
+const fuseTest = needs(test, FUSE)
 
 /** What each promise came to: 'done', or the error's code. */
 function codes(promises: readonly Promise<unknown>[]): Promise<unknown[]> {

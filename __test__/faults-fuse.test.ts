@@ -6,20 +6,17 @@ import path from 'node:path'
 import { setTimeout as after } from 'node:timers/promises'
 import type { Queue } from 'node-uring'
 import { assertEnded, runChild } from './helpers/child.js'
-import { type Fuse, fuse } from './helpers/fuse.js'
+import { FUSE, type Fuse, fuse } from './helpers/fuse.js'
 import { pattern } from './helpers/random.js'
 import { accustom, assertIdle, isPending, rejection, ring } from './helpers/ring.js'
 import { loopMount, scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 import test, { type ExecutionContext } from './helpers/test.js'
 
-const device = { holds: fs.existsSync('/dev/fuse'), reason: 'needs /dev/fuse' }
-const commands = ['mount', 'umount']
-const fuseTest = needs(test.serial, { root: true, commands, that: device })
+const fuseTest = needs(test.serial, FUSE)
 const loopTest = needs(test.serial, {
-  root: true,
-  commands: [...commands, 'losetup', 'mkfs.ext4'],
-  that: device,
+  ...FUSE,
+  commands: [...FUSE.commands, 'losetup', 'mkfs.ext4'],
 })
 
 const KIB = 1024

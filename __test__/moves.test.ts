@@ -6,7 +6,7 @@ import fs from 'node:fs'
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads'
 import test, { type ExecutionContext } from 'ava'
 import type { File, Queue } from 'node-uring'
-import { fuse } from './helpers/fuse.js'
+import { FUSE, fuse } from './helpers/fuse.js'
 import { assertIdle, isPending, ring } from './helpers/ring.js'
 import { fifo } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
@@ -125,15 +125,7 @@ async function attack<Item extends { readonly view: NodeJS.ArrayBufferView }>(
 
 const SOURCES: readonly (readonly [string, typeof test, Sources])[] = [
   ['a FIFO', test, fifos],
-  [
-    'a slow file',
-    needs(test.serial, {
-      root: true,
-      commands: ['mount', 'umount'],
-      that: { holds: fs.existsSync('/dev/fuse'), reason: 'needs /dev/fuse' },
-    }) as typeof test,
-    slowFile,
-  ],
+  ['a slow file', needs(test.serial, FUSE) as typeof test, slowFile],
 ]
 
 for (const [from, declare, sources] of SOURCES) {

@@ -7,7 +7,7 @@ import { setImmediate, setTimeout } from 'node:timers/promises'
 import fc from 'fast-check'
 import { POLL, type Queue, type QueueOptions } from 'node-uring'
 import { childJson } from './helpers/child.js'
-import { fuse } from './helpers/fuse.js'
+import { FUSE, fuse } from './helpers/fuse.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, type Caught, isPending, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch, tmpfs } from './helpers/scratch.js'
@@ -473,10 +473,7 @@ test('progress is told in order and ends with all of them, and what it throws en
 
 // ---- short and failed -------------------------------------------------------------------------------
 
-const fuseTest = needs(test, {
-  root: true,
-  that: { holds: fs.existsSync('/dev/fuse'), reason: 'needs /dev/fuse' },
-})
+const fuseTest = needs(test, FUSE)
 
 fuseTest(
   'short reads and writes are gone on with, and what had come counts when the rest fails',

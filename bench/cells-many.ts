@@ -29,6 +29,7 @@ import {
   nopsTogether,
   readManys,
   submits,
+  syncedAppends,
   timerGapsBeside,
   times,
 } from './loops.js'
@@ -175,12 +176,20 @@ async function commitGroup(bench: Bench): Promise<void> {
     name: cell,
     sides: {
       ring: inProcess('node-uring, commit', (n) => durableAppends(queue, file, record, 64, n)),
+      synced: inProcess('node-uring, datasync', (n) => syncedAppends(file, record, 64, n)),
       promises: inProcess('fs/promises', (n) => durableHandleWrites(handle, record, 64, n)),
       sync: inProcess('fs.writeSync', (n) => durableSyncWrites(fd, record, n)),
     },
     rows: [
       { cell, measure: 'rate', ours: 'ring', theirs: 'sync', target: { atLeast: 8 } },
       { cell, measure: 'rate', ours: 'ring', theirs: 'promises', target: { atLeast: 4 } },
+      {
+        cell: `${cell}, { datasync: true }`,
+        measure: 'rate',
+        ours: 'synced',
+        theirs: 'promises',
+        target: { atLeast: 4 },
+      },
     ],
   })
   await queue.close()

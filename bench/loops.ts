@@ -233,6 +233,20 @@ export async function durableAppends(
   await Promise.all(times(atOnce, loop))
 }
 
+/** The same by one call. */
+export async function syncedAppends(
+  file: File,
+  record: Uint8Array,
+  atOnce: number,
+  operations: number,
+): Promise<void> {
+  let left = operations
+  const loop = async () => {
+    while (left-- > 0) check(await file.append(record, { datasync: true }), record.length)
+  }
+  await Promise.all(times(atOnce, loop))
+}
+
 /** The same by fs/promises: each writes, then has the file synced. */
 export async function durableHandleWrites(
   handle: FileHandle,

@@ -7,10 +7,10 @@
  * behind the place are written by themselves, as they would have been.
  */
 import { types } from 'node:util'
-import { OP_WRITE } from './backend.js'
-import { abortError } from './errors.js'
+import { OP_FSYNC, OP_WRITE } from './backend.js'
+import { abortError, type SystemError, systemError } from './errors.js'
 import type { FileState } from './file-state.js'
-import { APPENDS } from './modifiers.js'
+import { APPENDS, type WriteSettings } from './modifiers.js'
 import type { Operations } from './operations.js'
 import { KIND_OUTSIDE, type Operation } from './slots.js'
 import { STATX_STATS, Stats } from './stats.js'
@@ -36,6 +36,13 @@ interface Member {
   readonly end: number
 }
 
+/** What is written at once. */
+interface Write {
+  readonly members: readonly Member[]
+  readonly bytes: Uint8Array
+  readonly datasync: boolean
+}
+
 /** The appends of one file. */
 export class Appends {
   readonly #operations: Operations
@@ -49,6 +56,8 @@ export class Appends {
   /** How often several were called for until that was known. */
   #companies = 0
   #members: Member[] = []
+  /** Whether what is gathered is to be on stable storage when it settles. */
+  #datasync = false
   #bytes: Uint8Array = NOTHING
   #length = 0
   /** How many bytes they were the time before: a guess at how many they will be. */
@@ -61,17 +70,20 @@ export class Appends {
   }
 
   /**
-   * Takes an append if it can share a write: a `plain` one, without options. Otherwise what was gathered
-   * goes, and the caller's append behind it.
+   * Takes an append if it can share a write: one that was asked for nothing but `datasync`, as those
+   * gathered were or were not. Otherwise what was gathered goes, and the caller's append behind it.
    */
-  join(view: ArrayBufferView, plain: boolean): Promise<number> | undefined {
+  join(view: ArrayBufferView, settings: WriteSettings): Promise<number> | undefined {
+    const { datasync, limits, flags } = settings
+    const plain = limits === undefined && flags === 0
     // No code of the caller's runs from here on, so that nobody else joins in between.
     const length = types.isUint8Array(view) ? lengthOf.call(view) : 0
     if (!plain || length === 0 || length > MEMBER_BYTES_MAX || !this.#isOpen()) {
       this.send()
       return undefined
     }
-    if (this.#length + length > GROUP_BYTES_MAX) this.send()
+    if (this.#length + length > GROUP_BYTES_MAX || datasync !== this.#datasync) this.send()
+    this.#datasync = datasync
     const start = this.#length
     const end = start + length
     this.#grow(end)
@@ -141,26 +153,30 @@ export class Appends {
   send(): void {
     if (this.#length === 0) return
     this.#operations.gathering.delete(this)
-    const [members, bytes, length] = [this.#members, this.#bytes, this.#length]
+    const write = { members: this.#members, bytes: this.#bytes, datasync: this.#datasync }
+    const length = this.#length
     this.#members = []
     this.#bytes = NOTHING
     this.#lengthBefore = length
     this.#length = 0
     // Cancelled, with the file or the queue, before it went.
-    if (members.some(({ op }) => op.cancelled)) {
-      this.#eachAlone(members, bytes)
+    if (write.members.some(({ op }) => op.cancelled)) {
+      this.#eachAlone(write, 0)
       return
     }
-    void this.#write(bytes, 0, length).then(
+    void this.#write(write, 0, length).then(
       () => {
-        for (const member of members) this.#settle(member)
+        for (const member of write.members) this.#settle(member)
       },
-      // Whoever was written whole has what it wanted, the others go on by themselves.
-      (error: Error) => this.#eachAlone(members, bytes, writtenBy(error)),
+      (error: Error) => {
+        const written = writtenBy(error)
+        if (written < length) this.#eachAlone(write, written)
+        else this.#notSynced(write.members, error)
+      },
     )
   }
 
-  #write(bytes: Uint8Array, start: number, end: number): Promise<number> {
+  #write({ bytes, datasync }: Write, start: number, end: number): Promise<number> {
     const part = bytes.subarray(start, end)
     const { transfers } = this.#operations
     const length = end - start
@@ -170,22 +186,26 @@ export class Appends {
       part,
       length,
       0,
-      false,
+      datasync,
       undefined,
       true,
       this.#flags,
     )
   }
 
-  /** Ends those whose bytes are all among the first `written`, and writes what the others lack. */
-  #eachAlone(members: readonly Member[], bytes: Uint8Array, written = 0): void {
-    for (const member of members) {
+  /**
+   * The write failed behind the first `written` bytes: whoever was written whole has what it wanted, but
+   * for the fdatasync, and the others go on by themselves.
+   */
+  #eachAlone(write: Write, written: number): void {
+    const whole: Member[] = []
+    for (const member of write.members) {
       const { op, number, start, end } = member
       const from = Math.max(start, Math.min(written, end))
-      if (from === end) this.#settle(member)
+      if (from === end && !(write.datasync && op.cancelled)) whole.push(member)
       else if (op.cancelled) this.#settle(member, abortError(undefined, from - start))
       else if (op.number === number) {
-        void this.#write(bytes, from, end).then(
+        void this.#write(write, from, end).then(
           () => this.#settle(member),
           (error: Error) => {
             const bytesWritten = from - start + writtenBy(error)
@@ -193,6 +213,36 @@ export class Appends {
           },
         )
       }
+    }
+    if (whole.length === 0) return
+    if (write.datasync) void this.#sync(whole)
+    else for (const member of whole) this.#settle(member)
+  }
+
+  /** The fdatasync of those whose write failed behind them. */
+  async #sync(members: readonly Member[]): Promise<void> {
+    const options = { internal: true }
+    try {
+      const result = await this.#operations.call(OP_FSYNC, this.#file, 0, 1, 0, options)
+      if (typeof result === 'number' && result < 0) throw systemError(result, 'fdatasync')
+      for (const member of members) this.#settle(member)
+    } catch (error) {
+      this.#notSynced(members, error as Error)
+    }
+  }
+
+  /**
+   * All was written, and the fdatasync failed: nobody's bytes are durable. It is not tried again: the
+   * kernel tells of a failed write-back once, and a second fdatasync would find nothing wrong. fsync(2).
+   */
+  #notSynced(members: readonly Member[], error: Error): void {
+    const { errno, name } = error as Partial<SystemError>
+    for (const member of members) {
+      const bytesWritten = member.end - member.start
+      let own = error
+      if (errno !== undefined) own = systemError(errno, 'fdatasync', { bytesWritten })
+      else if (name === 'AbortError') own = abortError(undefined, bytesWritten)
+      this.#settle(member, own)
     }
   }
 

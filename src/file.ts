@@ -37,21 +37,16 @@ import {
   readModifiers,
   recvModifiers,
   type WriteOptions,
+  type WriteSettings,
   writeModifiers,
+  writeSettings,
 } from './modifiers.js'
 import { type Advice, type AllocateSettings, files, type SyncRangeSettings } from './op-files.js'
 import type { Operations } from './operations.js'
 import { onOwnDescriptor } from './own-descriptor.js'
 import { run } from './run.js'
 import { STATX_STATS, Stats } from './stats.js'
-import {
-  checkBoolean,
-  checkFunction,
-  checkLength,
-  checkOptions,
-  checkPosition,
-  checkView,
-} from './validate.js'
+import { checkFunction, checkLength, checkPosition, checkView } from './validate.js'
 import { checkBuffers, vectored } from './vectors.js'
 import { checkMany, type ManyLengths, type Positions } from './volume.js'
 
@@ -172,7 +167,7 @@ export class File {
     checkView(buffer)
     checkPosition(position)
     if (this.#state.append) throw uringError('ERR_URING_APPEND')
-    return this.#write(buffer, position, options)
+    return this.#write(buffer, position, writeSettings(options))
   }
 
   /**
@@ -184,32 +179,25 @@ export class File {
    */
   append(buffer: NodeJS.ArrayBufferView, options?: WriteOptions): Promise<number> {
     checkView(buffer)
+    const settings = writeSettings(options)
     const { appends, append } = this.#state
     const flags = append ? 0 : APPENDS
-    checkModifiers(this.#operations, flags)
-    return appends.join(buffer, options === undefined) ?? this.#write(buffer, 0, options, flags)
+    checkModifiers(this.#operations, settings.flags | flags)
+    return appends.join(buffer, settings) ?? this.#write(buffer, 0, settings, flags)
   }
 
   #write(
     buffer: NodeJS.ArrayBufferView,
     position: number | bigint,
-    options: WriteOptions | undefined,
-    flags = 0,
+    { datasync, limits, flags: asked }: WriteSettings,
+    ours = 0,
   ): Promise<number> {
-    let datasync = false
-    let limits: Limits | undefined
-    if (options !== undefined) {
-      checkOptions(options)
-      datasync = options.datasync ?? false
-      checkBoolean(datasync, 'options.datasync')
-      limits = checkLimits(options)
-      flags |= writeModifiers(options)
-    }
+    const flags = asked | ours
     checkModifiers(this.#operations, flags)
     const state = this.#state
     const length = buffer.byteLength
     if (length === 0 && !datasync) return this.#nothing('write', buffer)
-    if (length === 0) return this.datasync(options).then(() => 0)
+    if (length === 0) return this.#call(OP_FSYNC, 'fdatasync', 1, 0, limits).then(() => 0)
     checkAlignment(state, length, position)
     const { transfers } = this.#operations
     return transfers.transfer(

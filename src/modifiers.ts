@@ -5,9 +5,9 @@
 import { MODIFIER_SHIFT } from './backend.js'
 import { ERRNO } from './errno.js'
 import { type SystemError, uringError } from './errors.js'
-import type { LimitOptions } from './limits.js'
+import { checkLimits, type LimitOptions, type Limits } from './limits.js'
 import type { Operations } from './operations.js'
-import { checkBoolean } from './validate.js'
+import { checkBoolean, checkOptions } from './validate.js'
 
 /** EOPNOTSUPP is the same number. */
 const { ENOTSUP } = ERRNO
@@ -90,6 +90,25 @@ export function readModifiers(options: ReadOptions): number {
 /** As {@link readModifiers}, of a write. */
 export function writeModifiers(options: WriteOptions): number {
   return modifiers(options, WRITE)
+}
+
+/** What a write is asked to be, its options read once and checked. */
+export interface WriteSettings {
+  readonly datasync: boolean
+  readonly limits: Limits | undefined
+  /** Beside its opcode. */
+  readonly flags: number
+}
+
+const PLAIN: WriteSettings = { datasync: false, limits: undefined, flags: 0 }
+
+/** The options of a write. Throws ERR_INVALID_ARG_TYPE. */
+export function writeSettings(options: WriteOptions | undefined): WriteSettings {
+  if (options === undefined) return PLAIN
+  checkOptions(options)
+  const datasync = options.datasync ?? false
+  checkBoolean(datasync, 'options.datasync')
+  return { datasync, limits: checkLimits(options), flags: writeModifiers(options) }
 }
 
 /** As {@link readModifiers}, of a recv. */

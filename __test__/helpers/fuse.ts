@@ -10,6 +10,13 @@ import type { ExecutionContext } from 'ava'
 import { fixture } from './child.js'
 import { folder } from './scratch.js'
 
+/** What a test with such a file system needs: `needs(test, FUSE)`. */
+export const FUSE = {
+  root: true,
+  that: { holds: fs.existsSync('/dev/fuse'), reason: 'needs /dev/fuse' },
+  commands: ['mount', 'umount'],
+}
+
 /** What a file does wrong; nothing is a good file. */
 export interface Fault {
   /** Most bytes that a read or write does. */
