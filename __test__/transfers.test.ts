@@ -1,14 +1,22 @@
-// Bytes go into a file and come back: every size, every kind of buffer, every position; streams too.
+// Bytes go into a file and come back: every size, every kind of buffer, every position.
 // node:fs is the witness: it writes what is read here and reads what is written here.
 
-import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
-import type { File, Queue } from 'node-uring'
+import {
+  asBuffer,
+  assertBytes,
+  assertGuards,
+  GUARD,
+  GUARD_BYTES,
+  guarded,
+  SOURCES,
+  type Source,
+} from './helpers/guards.js'
 import { pattern, random } from './helpers/random.js'
-import { assertIdle, isPending, ring } from './helpers/ring.js'
-import { fifo, scratch } from './helpers/scratch.js'
+import { assertIdle, ring } from './helpers/ring.js'
+import { scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
-import test, { type ExecutionContext } from './helpers/test.js'
+import test from './helpers/test.js'
 
 const KIB = 1024
 const MIB = 1024 * KIB
@@ -24,62 +32,6 @@ const SIZES: readonly number[] = [
     )(random(SEED)),
   ),
 ]
-/** Bytes on either side of a buffer that nobody may touch. */
-const GUARD_BYTES = 64
-const GUARD = 0xa5
-
-/** A view for an operation, and all the memory around it. */
-interface Guarded {
-  readonly view: NodeJS.ArrayBufferView
-  readonly bytes: Uint8Array
-  readonly guards: readonly Uint8Array[]
-}
-
-/** The view of `length` bytes in the middle of `whole`. */
-function guarded(
-  whole: Uint8Array,
-  length: number,
-  make: (buffer: ArrayBufferLike, offset: number, length: number) => NodeJS.ArrayBufferView,
-  before = GUARD_BYTES,
-): Guarded {
-  whole.fill(GUARD)
-  const bytes = whole.subarray(before, before + length)
-  return {
-    view: make(whole.buffer, whole.byteOffset + before, length),
-    bytes,
-    guards: [whole.subarray(0, before), whole.subarray(before + length)],
-  }
-}
-
-/** Asserts that only the view was written to. */
-function assertGuards(t: ExecutionContext, { guards }: Guarded, what: string): void {
-  t.true(
-    guards.every((guard) => guard.every((byte) => byte === GUARD)),
-    `${what}: bytes around the buffer were written`,
-  )
-}
-
-/** Equal bytes, said in one line when they are not. */
-function assertBytes(
-  t: ExecutionContext,
-  actual: Uint8Array,
-  expected: Uint8Array,
-  what: string,
-): void {
-  t.is(actual.length, expected.length, `${what}: length`)
-  const same = Buffer.compare(actual, expected) === 0
-  const at = same ? -1 : actual.findIndex((byte, i) => byte !== expected[i])
-  t.is(at, -1, `${what}: the first byte that differs`)
-}
-
-const asBuffer = (b: ArrayBufferLike, offset: number, length: number) =>
-  Buffer.from(b as ArrayBuffer, offset, length)
-
-type Source = (queue: Queue, length: number) => Guarded
-const SOURCES: Readonly<Record<'arena' | 'plain', Source>> = {
-  arena: (queue, length) => guarded(queue.alloc(length + 2 * GUARD_BYTES), length, asBuffer),
-  plain: (_, length) => guarded(new Uint8Array(length + 2 * GUARD_BYTES), length, asBuffer),
-}
 
 for (const [from, source] of Object.entries(SOURCES)) {
   for (const [into, target] of Object.entries(SOURCES)) {
@@ -469,130 +421,3 @@ test('a long append is one run of bytes when nobody else appends, and a+ reads i
   assertBytes(t, fs.readFileSync(path), expected, 'the file')
   assertBytes(t, await file.bytesAt(4, 3 * MIB), content.subarray(0, 3 * MIB), 'read back')
 })
-
-// ---- streams ------------------------------------------------------------------------------------
-
-/** A FIFO that a queue has open in both directions, and a descriptor to write to it. */
-async function stream(t: ExecutionContext, queue: Queue): Promise<{ file: File; writer: number }> {
-  const path = fifo(t)
-  const file = await queue.open(path, 'r+')
-  const writer = fs.openSync(path, 'w')
-  t.teardown(() => fs.closeSync(writer))
-  return { file, writer }
-}
-
-for (const [name, source] of Object.entries(SOURCES)) {
-  test(`one read of a FIFO into ${name} memory is one read, and its position is ignored`, async (t) => {
-    const queue = ring(t)
-    const { file, writer } = await stream(t, queue)
-    fs.writeSync(writer, 'hello')
-    const target = source(queue, 4096)
-    t.is(await file.readAt(target.view, 12_345), 5)
-    t.is(Buffer.from(target.bytes.subarray(0, 5)).toString(), 'hello')
-    t.true(target.bytes.subarray(5).every((byte) => byte === GUARD))
-    fs.writeSync(writer, 'abcdef')
-    const small = source(queue, 4)
-    t.is(await file.readAt(small.view, 2n ** 60n), 4)
-    t.is(await file.readAt(small.view, 0), 2)
-    t.is(Buffer.from(small.bytes).toString(), 'efcd')
-    assertIdle(t, queue)
-  })
-
-  test(`a read of an empty FIFO into ${name} memory settles when data comes`, async (t) => {
-    const queue = ring(t)
-    const { file, writer } = await stream(t, queue)
-    const target = source(queue, 100)
-    const reading = file.readAt(target.view, 0)
-    t.true(await isPending(reading), 'there is nothing to read yet')
-    fs.writeSync(writer, 'late')
-    t.is(await reading, 4)
-    t.is(Buffer.from(target.bytes.subarray(0, 4)).toString(), 'late')
-    assertIdle(t, queue)
-  })
-}
-
-test('reads of a FIFO that wait get each byte once, in whatever order', async (t) => {
-  const queue = ring(t)
-  const { file, writer } = await stream(t, queue)
-  const reads = Array.from({ length: 50 }, () => {
-    const target = Buffer.alloc(1)
-    return file.readAt(target, 0).then(() => target[0] as number)
-  })
-  t.true(await isPending(Promise.race(reads), 20))
-  const sent = Array.from({ length: 50 }, (_, i) => i)
-  for (const byte of sent) fs.writeSync(writer, Buffer.of(byte))
-  t.deepEqual(
-    (await Promise.all(reads)).sort((a, b) => a - b),
-    sent,
-  )
-  assertIdle(t, queue)
-})
-
-test('bytesAt of a FIFO is one read, and its writer going away is the end', async (t) => {
-  const queue = ring(t)
-  const path = fifo(t)
-  // Neither open can end without the other: this hangs if `open` blocks the thread.
-  const [reader, writer] = await Promise.all([queue.open(path, 'r'), queue.open(path, 'w')])
-  t.is(await writer.writeAt(Buffer.from('some'), 0), 4)
-  t.is((await reader.bytesAt(0, 1000)).toString(), 'some')
-  const waiting = reader.bytesAt(0, 200_000)
-  t.true(await isPending(waiting, 20))
-  await writer.close()
-  t.is((await waiting).length, 0)
-  t.is(await reader.readAt(Buffer.alloc(10), 0), 0)
-  assertIdle(t, queue)
-})
-
-test('a write to a FIFO writes all, however little the FIFO holds', async (t) => {
-  const queue = ring(t)
-  const path = fifo(t)
-  const [reader, writer] = await Promise.all([queue.open(path, 'r'), queue.open(path, 'w')])
-  const content = pattern(MIB + 12_345)
-  const writing = writer.writeAt(content, 0)
-  t.true(await isPending(writing), 'a pipe holds 64 KiB')
-  const parts: Buffer[] = []
-  for (let got = 0; got < content.length; ) {
-    const part = await reader.bytesAt(0, 100_000)
-    got += part.length
-    parts.push(part)
-  }
-  t.is(await writing, content.length)
-  assertBytes(t, Buffer.concat(parts), content, 'what came out')
-  assertIdle(t, queue)
-})
-
-test('a character device is read and written', async (t) => {
-  const queue = ring(t)
-  const zero = await queue.open('/dev/zero')
-  const target = Buffer.alloc(100_000, 1)
-  t.is(await zero.readAt(target, 5), 100_000)
-  t.true(target.every((byte) => byte === 0))
-  const none = await queue.open('/dev/null', 'r+')
-  t.is(await none.readAt(target, 0), 0)
-  t.is(await none.writeAt(target, 0), 100_000)
-})
-
-/** Makes the pipe of a FIFO that somebody has open hold 1 MiB, and fills it: F_SETPIPE_SZ. */
-const FILLS = `
-import fcntl, os, sys
-pipe = os.open(sys.argv[1], os.O_RDWR)
-fcntl.fcntl(pipe, 1031, 1 << 20)
-os.write(pipe, b"x" * (1 << 20))`
-
-needs(test, { commands: ['python3'] })(
-  'a read of a FIFO is one read, also of as much as is copied at once',
-  async (t) => {
-    const queue = ring(t)
-    const name = fifo(t)
-    for (const plain of [true, false]) {
-      const file = await queue.open(name, 'r+')
-      for (let time = 0; time < 2; time++) {
-        execFileSync('python3', ['-c', FILLS, name])
-        const target = plain ? Buffer.alloc(2 << 20) : queue.alloc(2 << 20)
-        t.is(await file.readAt(target, 0, { timeoutMs: 30_000 }), 1 << 20, `${plain}, ${time}`)
-        t.true(target.subarray(0, 1 << 20).every((byte) => byte === 0x78))
-      }
-      await file.close()
-    }
-  },
-)

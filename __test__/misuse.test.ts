@@ -1,0 +1,195 @@
+// Arguments that cannot be: each throws with the code of Node, before anything is staged.
+
+import fs from 'node:fs'
+import { type File, Queue } from 'node-uring'
+import { pattern } from './helpers/random.js'
+import { assertIdle, ring, thrown } from './helpers/ring.js'
+import { scratch } from './helpers/scratch.js'
+import test from './helpers/test.js'
+
+/** Calls that are wrong, by the code of what they throw. */
+type Misuse = readonly [code: string, call: (queue: Queue, file: File) => unknown]
+const TYPE = 'ERR_INVALID_ARG_TYPE'
+const RANGE = 'ERR_OUT_OF_RANGE'
+const VALUE = 'ERR_INVALID_ARG_VALUE'
+const NOT_NUMBERS: readonly unknown[] = ['0', null, {}, [], true, Symbol('x'), () => 0, new Date(0)]
+const BAD_NUMBERS: readonly unknown[] = [-1, NaN, 1.5, -0.1, Infinity, -Infinity, 2 ** 53, -0]
+const BAD_BIGINTS: readonly unknown[] = [-1n, 2n ** 63n, 2n ** 64n, -(2n ** 63n)]
+const NOT_VIEWS: readonly unknown[] = [
+  ...[undefined, null, 'text', 5, [1, 2], {}, { byteLength: 5 }, () => 0],
+  ...[new ArrayBuffer(8), new SharedArrayBuffer(8)],
+]
+
+function positions(call: (file: File, position: never) => unknown, optional = false): Misuse[] {
+  const notNumbers = optional ? NOT_NUMBERS : [...NOT_NUMBERS, undefined]
+  return [
+    ...notNumbers.map((bad): Misuse => [TYPE, (_, file) => call(file, bad as never)]),
+    ...[...BAD_NUMBERS, ...BAD_BIGINTS].map(
+      (bad): Misuse => [RANGE, (_, file) => call(file, bad as never)],
+    ),
+  ]
+}
+
+function notViews(call: (file: File, view: never) => unknown): Misuse[] {
+  return NOT_VIEWS.map((bad) => [TYPE, (_, file) => call(file, bad as never)])
+}
+
+const OPTION_BAGS = [null, 5, 'x', [], () => 0]
+const MISUSE: Readonly<Record<string, readonly Misuse[]>> = {
+  'readAt’s position': positions((file, bad) => file.readAt(Buffer.alloc(5), bad)),
+  'writeAt’s position': positions((file, bad) => file.writeAt(Buffer.alloc(5), bad)),
+  'bytesAt’s position': positions((file, bad) => file.bytesAt(bad, 5)),
+  'truncate’s length': positions((file, bad) => file.truncate(bad), true),
+  'readAt’s buffer': notViews((file, bad) => file.readAt(bad, 0)),
+  'writeAt’s buffer': notViews((file, bad) => file.writeAt(bad, 0)),
+  'append’s buffer': notViews((file, bad) => file.append(bad)),
+  'bytesAt’s length': [
+    ...[undefined, ...NOT_NUMBERS, 5n].map(
+      (bad): Misuse => [TYPE, (_, file) => file.bytesAt(0, bad as never)],
+    ),
+    ...BAD_NUMBERS.filter((bad) => !Object.is(bad, -0)).map(
+      (bad): Misuse => [RANGE, (_, file) => file.bytesAt(0, bad as never)],
+    ),
+  ],
+  'writeAt’s options': [
+    ...OPTION_BAGS.map(
+      (bad): Misuse => [TYPE, (_, file) => file.writeAt(Buffer.alloc(5), 0, bad as never)],
+    ),
+    ...['yes', 1, {}].map(
+      (datasync): Misuse => [
+        TYPE,
+        (_, file) => file.writeAt(Buffer.alloc(5), 0, { datasync } as never),
+      ],
+    ),
+  ],
+  'open’s path': [
+    ...[undefined, null, 5, {}, [], new ArrayBuffer(5)].map(
+      (bad): Misuse => [TYPE, (queue) => queue.open(bad as never)],
+    ),
+    [VALUE, (queue) => queue.open('/etc/pass\0wd')],
+    [VALUE, (queue) => queue.open(Buffer.from('/etc/pass\0wd'))],
+    ['ERR_INVALID_URL_SCHEME', (queue) => queue.open(new URL('http://localhost/x'))],
+    ['ERR_INVALID_FILE_URL_HOST', (queue) => queue.open(new URL('file://elsewhere/x'))],
+  ],
+  'open’s flags': [
+    ...['', 'q', 'R', 'rw', 'r ', {}, [], true, 5n].map(
+      (bad): Misuse => [VALUE, (queue) => queue.open('/etc/passwd', bad as never)],
+    ),
+    ...[NaN, 1.5, 2 ** 31, -(2 ** 31) - 1, Infinity].map(
+      (bad): Misuse => [RANGE, (queue) => queue.open('/etc/passwd', bad)],
+    ),
+  ],
+  'open’s options': [
+    ...OPTION_BAGS.map(
+      (bad): Misuse => [TYPE, (queue) => queue.open('/etc/passwd', 'r', bad as never)],
+    ),
+    ...['yes', 1, {}].map(
+      (direct): Misuse => [TYPE, (queue) => queue.open('/etc/passwd', 'r', { direct } as never)],
+    ),
+    ...['9', 'x', '', '0o7'].map(
+      (mode): Misuse => [VALUE, (queue) => queue.open('/etc/passwd', 'r', { mode })],
+    ),
+    ...[-1, 1.5, NaN, 2 ** 32].map(
+      (mode): Misuse => [RANGE, (queue) => queue.open('/etc/passwd', 'r', { mode })],
+    ),
+    ...[{}, true, 5n].map(
+      (mode): Misuse => [TYPE, (queue) => queue.open('/etc/passwd', 'r', { mode } as never)],
+    ),
+  ],
+  'adopt’s descriptor': [
+    ...[undefined, null, '0', 5n, {}].map(
+      (bad): Misuse => [TYPE, (queue) => queue.adopt(bad as never)],
+    ),
+    ...[-1, 1.5, NaN, 2 ** 31].map((bad): Misuse => [RANGE, (queue) => queue.adopt(bad)]),
+  ],
+  'sleep’s time': [
+    ...[undefined, null, '0', 5n].map(
+      (bad): Misuse => [TYPE, (queue) => queue.sleep(bad as never)],
+    ),
+    ...[-1, 1.5, NaN, 2 ** 31].map((bad): Misuse => [RANGE, (queue) => queue.sleep(bad)]),
+  ],
+  'alloc’s length': [
+    ...[undefined, null, '0', 5n].map(
+      (bad): Misuse => [TYPE, (queue) => queue.alloc(bad as never)],
+    ),
+    ...[-1, 1.5, NaN, Infinity, 2 ** 53].map((bad): Misuse => [RANGE, (queue) => queue.alloc(bad)]),
+  ],
+  'free’s buffer': [undefined, null, 'x', 5, [], {}].map(
+    (bad): Misuse => [TYPE, (queue) => queue.free(bad as never)],
+  ),
+  'close’s options': [
+    ...OPTION_BAGS.map((bad): Misuse => [TYPE, (queue) => queue.close(bad as never)]),
+    ...OPTION_BAGS.map((bad): Misuse => [TYPE, (_, file) => file.close(bad as never)]),
+    ...['0', null, 5n].map(
+      (timeoutMs): Misuse => [TYPE, (_, file) => file.close({ timeoutMs } as never)],
+    ),
+    ...[-1, 1.5, NaN, 2 ** 31].map(
+      (timeoutMs): Misuse => [RANGE, (queue) => queue.close({ timeoutMs })],
+    ),
+  ],
+  'nopRoundTrip’s options': [
+    ...OPTION_BAGS.map((bad): Misuse => [TYPE, (queue) => queue.nopRoundTrip(bad as never)]),
+    ...['samples', 'concurrency'].flatMap((name): Misuse[] => [
+      ...['1', null, 5n].map(
+        (bad): Misuse => [TYPE, (queue) => queue.nopRoundTrip({ [name]: bad } as never)],
+      ),
+      ...[0, -1, 1.5, NaN, 1e10].map(
+        (bad): Misuse => [RANGE, (queue) => queue.nopRoundTrip({ [name]: bad })],
+      ),
+    ]),
+    [TYPE, (queue) => queue.nopRoundTrip({ signal: {} as never })],
+    [TYPE, (queue) => queue.nopRoundTrip({ onProgress: 5 as never })],
+  ],
+}
+
+for (const [argument, calls] of Object.entries(MISUSE)) {
+  test(`${argument}: what is wrong throws at once, with the code of Node, and stages nothing`, async (t) => {
+    const queue = ring(t)
+    const at = scratch(t, pattern(100))
+    const file = await queue.open(at, argument.startsWith('append') ? 'a+' : 'r+')
+    const { submitted } = queue.stats()
+    for (const [code, call] of calls) {
+      const error = thrown(() => call(queue, file), String(call))
+      t.is(error.code, code, `${call}: ${error.message}`)
+      t.is(error.constructor, code === RANGE ? RangeError : TypeError, error.message)
+    }
+    await queue.nop()
+    t.is(queue.stats().submitted, submitted + 1, 'the nop alone')
+    t.is(fs.readFileSync(at).compare(pattern(100)), 0)
+    assertIdle(t, queue)
+  })
+}
+
+test('options of a queue that are wrong throw with the codes of Node', (t) => {
+  const bad: [code: string, options: unknown][] = [
+    ...[null, 5, [], 'x'].map((o): [string, unknown] => [TYPE, o]),
+    ...['1', null, 5n].map((entries): [string, unknown] => [TYPE, { entries }]),
+    ...[0, -1, 1.5, NaN, 32_769].map((entries): [string, unknown] => [RANGE, { entries }]),
+    [RANGE, { entries: 64, cqEntries: 63 }],
+    [RANGE, { cqEntries: 65_537 }],
+    [RANGE, { bounceBytes: (2 << 20) - 1 }],
+    [RANGE, { arena: { slabBytes: 4096 } }],
+    [VALUE, { arena: { slabBytes: 100_000 } }],
+    [RANGE, { arena: { slabBytes: 1 << 20, maxBytes: 1 << 19 } }],
+    [TYPE, { arena: null }],
+    [VALUE, { setup: { taskRun: 'never' } }],
+    [RANGE, { workers: { bounded: -1 } }],
+    [TYPE, { register: 1 }],
+  ]
+  for (const [code, options] of bad) {
+    const error = thrown(() => new Queue(options as never))
+    t.is(error.code, code, error.message)
+  }
+})
+
+test('a slab and a limit on copies, each allowed by itself, are allowed together', async (t) => {
+  const queue = ring(t, { arena: { slabBytes: 4 << 20 }, bounceBytes: 2 << 20 })
+  const file = await queue.open(scratch(t), 'w+')
+  t.is(await file.writeAt(Buffer.from('plain'), 0), 5)
+})
+
+test('a call of a queue or file without its object throws a TypeError', async (t) => {
+  const queue = ring(t)
+  const { nop } = queue
+  t.throws(() => (nop as () => unknown)(), { instanceOf: TypeError })
+})
