@@ -1,6 +1,7 @@
 /**
  * A file of a queue: positioned reads and writes, syncs, size, close. Checks arguments and hands
- * them to `operations.ts`; never touches the engine itself.
+ * them to `operations.ts`; never touches the engine itself. Each method stands with what it promises, which
+ * is most of the length of this.
  */
 import { constants, ftruncate } from 'node:fs'
 import { promisify } from 'node:util'

@@ -3,7 +3,8 @@
  * completion until it is done, settled. Everything that a queue does travels this one way.
  *
  * Arguments have been checked by the callers. Nothing here blocks, and no operation has an object or
- * a closure of its own besides its promise.
+ * a closure of its own besides its promise. It is long because it is one way: whoever changes a step of it
+ * has to see the others.
  */
 import type { Appends } from './appends.js'
 import {
@@ -16,13 +17,6 @@ import {
   OP_READ,
   OP_STATX,
   OP_TIMEOUT,
-  REFUSED_CLOSED,
-  REFUSED_CREDENTIALS,
-  REFUSED_DESCRIPTORS,
-  REFUSED_FAILED,
-  REFUSED_PATH,
-  REFUSED_UNKNOWN_CHUNK,
-  REFUSED_UNKNOWN_FILE,
   syscallOf,
   syscallOfCall,
 } from './backend.js'
@@ -42,6 +36,7 @@ import { refusedModifier } from './modifiers.js'
 import type { EngineOptions, Opened } from './native.js'
 import { Observer } from './observer.js'
 import type { BackendChoice } from './options.js'
+import { refusalError } from './refusals.js'
 import {
   canBeginAgain,
   KIND_BEHIND,
@@ -63,7 +58,7 @@ import { startBackend } from './start.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 
-const { EBADF, ECANCELED, EINTR, EMFILE, ENAMETOOLONG, ENOENT, ENOTSUP, ETIME } = ERRNO
+const { ECANCELED, EINTR, ENOTSUP, ETIME } = ERRNO
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -312,29 +307,8 @@ export class Operations {
 
   /** The engine took it not. */
   refused(op: Operation, refusal: number): number {
-    this.fail(op, this.refusalError(op, refusal))
+    this.fail(op, refusalError(this, op, refusal))
     return OVER
-  }
-
-  refusalError(op: Operation, refusal: number): Error {
-    switch (refusal) {
-      case REFUSED_CLOSED:
-        return uringError('ERR_URING_CLOSED')
-      case REFUSED_FAILED:
-        return this.ended?.() ?? internalError('the engine has failed and did not say so')
-      case REFUSED_UNKNOWN_FILE:
-        return systemError(EBADF, syscallOf(op.opcode))
-      case REFUSED_DESCRIPTORS:
-        return systemError(EMFILE, syscallOf(op.opcode))
-      case REFUSED_PATH:
-        return refusedPath(op)
-      case REFUSED_CREDENTIALS:
-        return uringError('ERR_URING_CREDENTIALS')
-      case REFUSED_UNKNOWN_CHUNK:
-        return this.transfers.bufferGone(op)
-      default:
-        return internalError(`the engine refused a ${syscallOf(op.opcode)} (${refusal})`)
-    }
   }
 
   // ---- completions --------------------------------------------------------------------------
@@ -599,12 +573,4 @@ function needsMemory(op: Operation): boolean {
 function bytesWrittenBy(op: Operation): number | undefined {
   if (!isOutgoing(op.opcode)) return undefined
   return op.many === undefined ? op.done : bytesOfMany(op.many)
-}
-
-/** The engine takes no path that the kernel would not look at. */
-function refusedPath(op: Operation): Error {
-  const { bytes, length, path, dest } = op
-  const isEmpty = bytes === undefined || bytes.length === 0
-  const oneIsEmpty = isEmpty || (dest !== undefined && (length === 0 || length === bytes.length))
-  return systemError(oneIsEmpty ? ENOENT : ENAMETOOLONG, syscallOfCall(op), { path, dest })
 }

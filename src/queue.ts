@@ -1,6 +1,6 @@
 /**
  * The queue: a ring joined to this thread's event loop, its memory and its files. Checks arguments
- * and hands them to `operations.ts`.
+ * and hands them to `operations.ts`. Each method stands with what it promises, which is most of its length.
  */
 import { type Backend, OP_CLOSE, OP_TIMEOUT } from './backend.js'
 import { type BatchResult, type SubmitOptions, submit } from './batch.js'

@@ -1,7 +1,7 @@
 /**
  * Transfers: reads and writes, from a buffer of any kind to a file or back, in as many pieces as it
  * takes. In place over arena chunks, else copied through bounce chunks; direct files by whole blocks;
- * an fdatasync linked behind the last piece of a write. Staging, waiting and settling are those of
+ * an fdatasync linked behind the last piece of a write: the steps of one loop, which stand together. Staging, waiting and settling are those of
  * `operations.ts`, for transfers as for all others.
  */
 import {
@@ -29,6 +29,7 @@ import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
 import { APPENDS, NOWAIT } from './modifiers.js'
 import type { Operations } from './operations.js'
+import { refusalError } from './refusals.js'
 import {
   canBeginAgain,
   KIND_BEHIND,
@@ -356,7 +357,7 @@ export class Transfers {
     const error =
       refusal === REFUSED_BUFFER_GONE
         ? this.bufferGone(op)
-        : this.#operations.refusalError(op, refusal)
+        : refusalError(this.#operations, op, refusal)
     this.#operations.fail(op, error)
     return -1
   }
