@@ -181,6 +181,24 @@ test.serial(
   },
 )
 
+test('files are closed while every slot is taken, and more operations wait for one', async (t) => {
+  const queue = ring(t)
+  const pipe = fifo(t)
+  const files = await Promise.all(Array.from({ length: 50 }, () => queue.open(pipe, 'r+')))
+  const sleeps = Array.from({ length: 66_000 }, () => outcome(queue.sleep(1e6)))
+  const reads = files.map((file) => outcome(file.readAt(Buffer.alloc(1), 0)))
+  while (queue.stats().inFlight < 65_536) await after(5)
+  t.true(queue.stats().waiting > 0)
+  await Promise.all(
+    files.map((file, i) => file.close(i % 2 === 0 ? { timeoutMs: 0 } : { timeoutMs: 5 })),
+  )
+  t.deepEqual([...new Set(await Promise.all(reads))], ['ABORT_ERR'])
+  t.deepEqual(descriptorsOf(pipe), [])
+  t.is(queue.stats().inFlight, 65_536)
+  await queue.close({ timeoutMs: 0 })
+  t.deepEqual([...new Set(await Promise.all(sleeps))], ['ABORT_ERR'])
+})
+
 test('close({ timeoutMs: 0 }) cancels as many sleeps as there are slots', async (t) => {
   const queue = ring(t)
   const sleeps = Array.from({ length: 65_536 }, () => outcome(queue.sleep(1e6)))

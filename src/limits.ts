@@ -9,7 +9,7 @@
 import { FLAG_QUIET, OP_TIMEOUT, syscallOf, TIMEOUT_ABSOLUTE } from './backend.js'
 import { abortError, uringError, withoutFrames } from './errors.js'
 import type { Operations } from './operations.js'
-import { type Operation, SLOTS_MAX } from './slots.js'
+import { CLOSE_SLOTS_MAX, type Operation, SLOTS_MAX } from './slots.js'
 import { checkInteger, checkOptions, checkSignal } from './validate.js'
 
 /** What every operation takes. */
@@ -37,6 +37,8 @@ export interface Limits {
 
 /** The longest time that can be given: as of Node's timers, 2^31-1 milliseconds. */
 const TIMEOUT_MS_MAX = 2 ** 31 - 1
+/** The first slot that no operation has. */
+const FIRST_SLOT = SLOTS_MAX + CLOSE_SLOTS_MAX
 
 /** Checks an option bag with `signal` and `timeoutMs`; undefined when it has neither. */
 export function checkLimits(options: LimitOptions | undefined): Limits | undefined {
@@ -194,7 +196,7 @@ export class LimitKeeper implements WatchOver {
       // Its slot is spare when this has arrived.
       backend.cancel(this.#armed.slot)
     }
-    const slot = this.#spareSlots.pop() ?? SLOTS_MAX + this.#slotsMade++
+    const slot = this.#spareSlots.pop() ?? FIRST_SLOT + this.#slotsMade++
     const nanoseconds = monotonic(first.deadline)
     const opcode = OP_TIMEOUT | FLAG_QUIET
     const refusal = backend.stage(opcode, slot, 0, 0, TIMEOUT_ABSOLUTE, 0, nanoseconds)

@@ -12,6 +12,7 @@ import {
   type Deliver,
   isOutgoing,
   MESSAGE_SLOT,
+  OP_CLOSE,
   OP_NOP,
   OP_OPENAT,
   OP_READ,
@@ -395,7 +396,8 @@ export class Operations {
     // Cancelled between two pieces, or by whoever was told that it begins: it waits for nothing more.
     if (isCancelled(op)) this.start(op)
     else if (forMemory.head !== undefined && needsMemory(op)) this.#wait(op, WAITS_FOR_MEMORY)
-    else if (op.slot < 0 && forSlot.head !== undefined) this.#wait(op, WAITS_FOR_SLOT)
+    else if (op.slot < 0 && forSlot.head !== undefined && op.opcode !== OP_CLOSE)
+      this.#wait(op, WAITS_FOR_SLOT)
     else this.#wait(op, this.start(op))
   }
 

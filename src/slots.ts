@@ -35,6 +35,8 @@ export const OVER = 3
 
 /** Slots that a queue has at most: operations staged or in flight. More wait, in order. */
 export const SLOTS_MAX = 1 << 16
+/** Slots past those, for closes of files alone: what is to end must not wait for what may never end. */
+export const CLOSE_SLOTS_MAX = 1 << 16
 
 /**
  * One operation, from its call to its settling. Reused: there is no object for each operation but
@@ -184,6 +186,8 @@ export class Slots {
   /** Spare records with a slot, which is the usual case, and without. */
   readonly #spare: Operation[] = []
   readonly #bare: Operation[] = []
+  /** Spare records with a slot for closes. */
+  readonly #reserve: Operation[] = []
   readonly #max: number
 
   constructor(max: number) {
@@ -234,19 +238,20 @@ export class Slots {
     if (op.kind >= KIND_SHARE) this.#shares.delete(op)
     if (op.kind !== KIND_NOP) clear(op)
     if (op.batch !== undefined) clearBatch(op)
-    if (op.slot >= 0) this.#spare.push(op)
+    if (op.slot >= 0) this.#keep(op)
     else this.#bare.push(op)
   }
 
   /** Gives the record a slot if it has none; false when there is none to give. */
   assign(op: Operation): boolean {
     if (op.slot >= 0) return true
-    const other = this.#spare.pop()
+    const closes = op.opcode === OP_CLOSE
+    const other = this.#spare.pop() ?? (closes ? this.#reserve.pop() : undefined)
     if (other !== undefined) {
       op.slot = other.slot
       other.slot = -1
       this.#bare.push(other)
-    } else if (this.bySlot.length < this.#max) {
+    } else if (this.bySlot.length < this.#max + (closes ? CLOSE_SLOTS_MAX : 0)) {
       op.slot = this.bySlot.length
     } else {
       return false
@@ -261,8 +266,14 @@ export class Slots {
     const other = this.#bare.pop() ?? new Operation()
     other.slot = op.slot
     this.bySlot[op.slot] = other
-    this.#spare.push(other)
+    this.#keep(other)
     op.slot = -1
+  }
+
+  /** Keeps a spare record with its slot for the next of those that may have it. */
+  #keep(op: Operation): void {
+    if (op.slot < this.#max) this.#spare.push(op)
+    else this.#reserve.push(op)
   }
 
   /** Whether an operation that came now would have to wait for a slot. */

@@ -150,13 +150,13 @@ export class Transfers {
   attachCompanion(op: Operation): boolean {
     const { slots } = this.#operations
     const companion = slots.take()
+    companion.opcode = OP_FSYNC
     if (!slots.assign(companion)) {
       slots.give(companion)
       slots.unassign(op)
       return false
     }
     companion.kind = KIND_BEHIND
-    companion.opcode = OP_FSYNC
     companion.behind = op
     companion.file = op.file
     op.companion = companion
