@@ -124,29 +124,73 @@ fuseTest(
   },
 )
 
-fuseTest('an fdatasync that fails rejects all who shared it, and nobody else', async (t) => {
-  const mounted = await fuse(t, 'sync', { file: { syncMs: 300, syncErrnos: [0, 5, 0, 28] } })
-  const queue = ring(t)
-  const file = await queue.open(mounted.at('file'), 'r+')
-  const groups: Promise<unknown>[][] = []
-  for (let i = 0; i < 4; i++) {
-    // The one before runs now, so that these gather for the next.
-    queue.flush()
-    const group = Array.from({ length: 1 + i }, () => queue.commit(file))
-    for (const promise of group) promise.catch(() => {})
-    await groups.at(-1)?.[0]?.catch(() => {})
-    groups.push(group)
+fuseTest(
+  'an fdatasync that fails rejects all who shared it, and all after it until the file is opened anew',
+  async (t) => {
+    const mounted = await fuse(t, 'sync', { file: { syncMs: 300, syncErrnos: [0, 5, 0, 28] } })
+    const queue = ring(t)
+    const file = await queue.open(mounted.at('file'), 'r+')
+    const groups: Promise<unknown>[][] = []
+    for (let i = 0; i < 4; i++) {
+      // The one before runs now, so that these gather for the next.
+      queue.flush()
+      const group = Array.from({ length: 1 + i }, () => queue.commit(file))
+      for (const promise of group) promise.catch(() => {})
+      await groups.at(-1)?.[0]?.catch(() => {})
+      groups.push(group)
+    }
+    t.deepEqual(await codes(groups.flat()), [
+      'done',
+      ...['EIO', 'EIO'],
+      // The kernel tells of it once; it may be their data that was lost.
+      ...['EIO', 'EIO', 'EIO'],
+      ...['ENOSPC', 'ENOSPC', 'ENOSPC', 'ENOSPC'],
+    ])
+    const errors = await Promise.all((groups[1] ?? []).map(rejection))
+    t.is(errors[0]?.message, 'EIO: i/o error, fdatasync')
+    t.not(errors[0], errors[1], 'each caller has an error of its own')
+    for (const sync of [
+      file.sync(),
+      file.datasync(),
+      file.writeAt(pattern(9), 0, { datasync: true }),
+    ]) {
+      t.is((await rejection(sync)).code, 'EIO')
+    }
+    t.is(await file.writeAt(pattern(10), 0), 10, 'what asks for no durability goes on')
+    const anew = await queue.open(mounted.at('file'), 'r+')
+    await queue.commit(anew)
+    await anew.sync()
+    assertIdle(t, queue)
+  },
+)
+
+fuseTest('a write whose fdatasync is cancelled says by whom, and that it is written', async (t) => {
+  const held = { file: { syncHeld: true, interruptible: true } }
+  for (const make of ['append', 'writeAt'] as const) {
+    for (const by of ['signal', 'timeoutMs', 'close'] as const) {
+      const mounted = await fuse(t, 'sync', held)
+      const queue = ring(t)
+      const file = await queue.open(mounted.at('file'), 'r+')
+      const controller = new AbortController()
+      const limits = {
+        signal: { signal: controller.signal },
+        timeoutMs: { timeoutMs: 400 },
+        close: {},
+      }[by]
+      const options = { datasync: true, ...limits }
+      const bytes = pattern(10)
+      const write =
+        make === 'append' ? file.append(bytes, options) : file.writeAt(bytes, 0, options)
+      const rejected = rejection(write)
+      await mounted.held(1)
+      controller.abort()
+      if (by === 'close') await file.close({ timeoutMs: 0 })
+      const error = await rejected
+      const { code, bytesWritten } = error
+      const wanted = by === 'timeoutMs' ? 'ERR_URING_TIMEOUT' : 'ABORT_ERR'
+      t.deepEqual({ code, bytesWritten }, { code: wanted, bytesWritten: 10 }, `${make}, ${by}`)
+    }
   }
-  t.deepEqual(await codes(groups.flat()), [
-    'done',
-    ...['EIO', 'EIO'],
-    ...['done', 'done', 'done'],
-    ...['ENOSPC', 'ENOSPC', 'ENOSPC', 'ENOSPC'],
-  ])
-  const errors = await Promise.all((groups[1] ?? []).map(rejection))
-  t.is(errors[0]?.message, 'EIO: i/o error, fdatasync')
-  t.not(errors[0], errors[1], 'each caller has an error of its own')
-  assertIdle(t, queue)
 })
 
 fuseTest('a caller who gives up leaves the others their fdatasync', async (t) => {

@@ -67,6 +67,43 @@ loopTest(
   },
 )
 
+loopTest(
+  'no write is said to be on stable storage that is not, whoever the kernel told of the failure',
+  async (t) => {
+    const image = path.join(tmpfs(t, 2 * MIB), 'image')
+    fs.writeFileSync(image, '')
+    fs.truncateSync(image, 64 * MIB)
+    const device = loopDevice(t, image)
+    const queue = ring(t)
+    const file = await queue.open(device, 'r+')
+    const stored = fs.openSync(image, 'r')
+    t.teardown(() => fs.closeSync(stored))
+    let resolved = 0
+    let failed = 0
+    for (let first = 0; first < 600; first += 100) {
+      const blocks = Array.from({ length: 100 }, (_, i) => Buffer.alloc(4096, `block ${first + i}`))
+      // Every 64 KiB: each takes memory of its own in the store, which has room for a part of them.
+      const place = (i: number) => (first + i) * 65_536
+      const outcomes = await Promise.allSettled(
+        blocks.map((block, i) => file.writeAt(block, place(i), { datasync: true })),
+      )
+      for (const [i, { status }] of outcomes.entries()) {
+        if (status === 'rejected') {
+          failed++
+          continue
+        }
+        resolved++
+        const content = Buffer.alloc(4096)
+        fs.readSync(stored, content, 0, 4096, place(i))
+        t.is(content.compare(blocks[i] as Buffer), 0, `block ${first + i} was said to be stored`)
+      }
+    }
+    t.true(resolved > 0 && failed > 0, `${resolved} resolved, ${failed} rejected`)
+    t.is((await rejection(queue.commit(file))).syscall, 'fdatasync')
+    assertIdle(t, queue)
+  },
+)
+
 /** Writes to a file system that is frozen meanwhile, and says what came of it. */
 const FROZEN = `
 import fs from 'node:fs'

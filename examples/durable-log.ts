@@ -50,7 +50,8 @@ class DurableLog {
   /**
    * Resolves when the record is on stable storage, and with it all that came before. Records that are
    * appended meanwhile are written meanwhile, and share the next fdatasync, however many they are. When
-   * one could not be written the log takes no more: behind it nothing would be found again.
+   * one could not be written the log takes no more: behind it nothing would be found again. Nor when one
+   * could not be synced: what was written before may be lost, and a commit says so ever after.
    */
   async append(record: Uint8Array): Promise<void> {
     // Zeros are what a file system shows where nothing was written: they must not be a record.

@@ -92,9 +92,11 @@ export class Commits {
     const operations = this.#operations
     if (this.#file.closed) return rejected(systemError(EBADF, 'fdatasync'))
     if (operations.ended !== undefined) return rejected(operations.ended())
-    const over = overBefore(limits, OP_FSYNC)
+    const over = overBefore(limits, OP_FSYNC, undefined, 'fdatasync')
     if (over !== undefined) return rejected(over)
     const [share, promise] = operations.share(OP_FSYNC, this.#file, limits)
+    // Of an fdatasync, as errors name it.
+    share.length = 1
     if (this.#running === undefined) {
       this.#running = new Group(operations, this.#file)
       this.#running.join(share)

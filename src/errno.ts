@@ -64,8 +64,10 @@ const NAMES = [
   'ENAMETOOLONG',
   'ENOENT',
   'ENOMEM',
+  'ENOSYS',
   'ENOTSUP',
   'EPERM',
+  'EROFS',
   'ESPIPE',
   'ETIME',
 ] as const

@@ -25,6 +25,7 @@ import type { Limits } from './limits.js'
 import type { Operations } from './operations.js'
 import type { Operation } from './slots.js'
 import { directAlignment, STATX_DIOALIGN, STATX_STATS, Stats } from './stats.js'
+import { Syncs } from './syncs.js'
 import { checkInteger, checkOptions } from './validate.js'
 
 const { EINVAL } = ERRNO
@@ -65,6 +66,8 @@ export class FileState {
   onClosed: (() => void) | undefined = undefined
   /** Whether its reads were cancelled: those of a batch that have not begun begin no more. */
   readsCancelled = false
+  /** What its syncs come to. */
+  readonly syncs: Syncs = new Syncs()
   #appends: Appends | undefined
   #commits: Commits | undefined
   #closing: Promise<void> | undefined

@@ -198,7 +198,11 @@ export class File {
     const state = this.#state
     const length = buffer.byteLength
     if (length === 0 && !datasync) return this.#nothing('write', buffer)
-    if (length === 0) return this.#call(OP_FSYNC, 'fdatasync', 1, 0, limits).then(() => 0)
+    if (length === 0) {
+      const over = overBefore(limits, OP_WRITE, 0)
+      if (over !== undefined) return rejected(over)
+      return this.#call(OP_FSYNC, 'fdatasync', 1, 0, limits).then(() => 0)
+    }
     checkAlignment(state, length, position)
     const { transfers } = this.#operations
     return transfers.transfer(

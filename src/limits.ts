@@ -6,7 +6,7 @@
  * Thousands of operations on one signal have one listener; however many deadlines there are, the
  * kernel has one timeout, for the earliest. That timeout keeps no event loop alive.
  */
-import { FLAG_QUIET, OP_TIMEOUT, syscallOf, TIMEOUT_ABSOLUTE } from './backend.js'
+import { FLAG_QUIET, OP_TIMEOUT, syscallOf, syscallOfCall, TIMEOUT_ABSOLUTE } from './backend.js'
 import { abortError, uringError, withoutFrames } from './errors.js'
 import type { Operations } from './operations.js'
 import { CLOSE_SLOTS_MAX, type Operation, SLOTS_MAX } from './slots.js'
@@ -60,10 +60,11 @@ export function overBefore(
   limits: Limits | undefined,
   opcode: number,
   bytesWritten?: number,
+  syscall: string = syscallOf(opcode),
 ): Error | undefined {
   if (limits?.signal?.aborted) return abortError(limits.signal, bytesWritten)
   if (limits?.timeoutMs === undefined || limits.deadline > performance.now()) return undefined
-  return timeoutError(syscallOf(opcode), limits.timeoutMs, bytesWritten)
+  return timeoutError(syscall, limits.timeoutMs, bytesWritten)
 }
 
 function timeoutError(syscall: string, timeoutMs: number, bytesWritten?: number): Error {
@@ -167,7 +168,7 @@ export class LimitKeeper implements WatchOver {
 
   /** What a cancelled operation rejects with. */
   reason(op: Operation, bytesWritten: number | undefined): Error {
-    if (op.late) return timeoutError(syscallOf(op.opcode), op.timeoutMs, bytesWritten)
+    if (op.late) return timeoutError(syscallOfCall(op), op.timeoutMs, bytesWritten)
     return abortError(op.watch?.signal, bytesWritten)
   }
 

@@ -56,6 +56,7 @@ import {
   WAITS_FOR_SLOT,
 } from './slots.js'
 import { startBackend } from './start.js'
+import { isSync } from './syncs.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 
@@ -166,8 +167,11 @@ export class Operations {
   ): Promise<unknown> {
     const { internal = false, limits } = options
     if (!internal && this.ended !== undefined) return rejected(this.ended())
-    const over = overBefore(limits, opcode)
-    if (over !== undefined) return rejected(over)
+    if (limits !== undefined) {
+      const what = { opcode, offset, length, bytes: options.bytes }
+      const over = overBefore(limits, opcode, undefined, syscallOfCall(what))
+      if (over !== undefined) return rejected(over)
+    }
     const [op, promise] = this.record(opcode, file, offset, length, position, options)
     this.begin(op)
     return promise
@@ -303,7 +307,10 @@ export class Operations {
     const { opcode, flags, slot, offset, length, position, bytes } = op
     const handle = op.file === undefined ? 0 : op.file.handle
     const from = op.other === undefined ? 0 : op.other.handle
-    return this.backend.stage(opcode | flags, slot, handle, from, offset, length, position, bytes)
+    const to = opcode | flags
+    const refusal = this.backend.stage(to, slot, handle, from, offset, length, position, bytes)
+    if (refusal === undefined && isSync(op)) op.file?.syncs.began(op)
+    return refusal
   }
 
   /** The engine took it not. */
@@ -337,8 +344,12 @@ export class Operations {
     }
     const op = this.slots.bySlot[slot]
     if (op === undefined) this.limits.arrive(slot)
-    else if (op.staged) this.#take(op, result)
+    else if (!op.staged) return
+    else if (isSync(op)) op.file?.syncs.arrived(op, result, this.#goOn)
+    else this.#take(op, result)
   }
+
+  readonly #goOn = (op: Operation, result: number): void => this.#take(op, result)
 
   #take(op: Operation, result: number): void {
     if (op.rest === undefined) {
@@ -354,7 +365,7 @@ export class Operations {
   #takeOne(op: Operation, result: number): void {
     op.staged = false
     // A worker that a cancel takes out of a call says so with EINTR.
-    if (result === -EINTR && op.cancelled) result = -ECANCELED
+    if (result === -EINTR && (op.behind ?? op).cancelled) result = -ECANCELED
     try {
       if (op.kind === KIND_NOP && result >= 0) this.settle(op, undefined)
       else if (op.kind === KIND_NOP) this.finish(op, result)
@@ -530,9 +541,15 @@ export class Operations {
     } else if (op.kind === KIND_SHARE) {
       this.finish(op, -ECANCELED)
     } else {
-      if (op.staged) this.backend.cancel(op.slot)
-      if (op.companion?.staged) this.backend.cancel(op.companion.slot)
+      this.#cancelStaged(op)
+      if (op.companion !== undefined) this.#cancelStaged(op.companion)
     }
+  }
+
+  /** What is complete, and held for those beside it, has nothing in the engine. */
+  #cancelStaged(op: Operation): void {
+    if (!op.staged || (isSync(op) && op.file?.syncs.cancel(op))) return
+    this.backend.cancel(op.slot)
   }
 
   /** The error of a call that came to `result`. */

@@ -269,6 +269,7 @@ export class Transfers {
     const handle = (op.file as FileState).handle
     const refusal = this.#backend.stage(OP_FSYNC, companion.slot, handle, 0, 0, 1, 0)
     if (refusal !== undefined) return false
+    op.file?.syncs.began(companion)
     op.expected++
     op.staged = true
     companion.staged = true
