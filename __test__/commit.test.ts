@@ -75,7 +75,7 @@ test('what cannot be synced, is closed or is no file of the queue is refused', a
   await file.close()
   t.is((await rejection(queue.commit(file))).message, 'EBADF: bad file descriptor, fdatasync')
   await queue.close()
-  t.is((await rejection(queue.commit(stream))).code, 'EBADF')
+  t.is((await rejection(queue.commit(stream))).code, 'ERR_URING_CLOSED')
   assertIdle(t, other)
 })
 

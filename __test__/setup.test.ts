@@ -90,6 +90,18 @@ test('what the kernel refuses says which option it is about and what that needs'
 
 // ---- restrict -----------------------------------------------------------------------------------
 
+test('a write whose fdatasync is not among the operations says so, and writes nothing', async (t) => {
+  const queue = ring(t, { restrict: { operations: ['write'] } })
+  const name = scratch(t, Buffer.from('as it was'))
+  const file = await queue.adopt(fs.openSync(name, 'r+'))
+  const error = await rejection(file.writeAt(Buffer.from('no'), 0, { datasync: true }))
+  t.is(error.message, 'EACCES: permission denied, fdatasync')
+  t.is(error.bytesWritten, 0)
+  t.is(fs.readFileSync(name, 'latin1'), 'as it was')
+  t.is(await file.writeAt(Buffer.from('is'), 3), 2)
+  assertIdle(t, queue)
+})
+
 test('the kernel refuses what a queue is not restricted to, and nothing is changed', async (t) => {
   const queue = ring(t, { restrict: { operations: ['read'] } })
   const name = scratch(t, Buffer.from('as it was'))

@@ -90,8 +90,9 @@ export class Commits {
   /** See {@link Queue.commit}. */
   commit(limits: Limits | undefined): Promise<void> {
     const operations = this.#operations
-    if (this.#file.closed) return rejected(systemError(EBADF, 'fdatasync'))
+    // A queue's call, though its files are closed before it is.
     if (operations.ended !== undefined) return rejected(operations.ended())
+    if (this.#file.closed) return rejected(systemError(EBADF, 'fdatasync'))
     const over = overBefore(limits, OP_FSYNC, undefined, 'fdatasync')
     if (over !== undefined) return rejected(over)
     const [share, promise] = operations.share(OP_FSYNC, this.#file, limits)

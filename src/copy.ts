@@ -6,14 +6,18 @@
 import { OP_READ, OP_SPLICE, OP_WRITE, SPLICE_FROM, SPLICE_TO } from './backend.js'
 import { ERRNO } from './errno.js'
 import { invalidArgValue, rejected, systemError, uringError } from './errors.js'
-import { checkAlignment, FileState } from './file-state.js'
+import { checkAlignment, type FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
+import { STATX_STATS, Stats } from './stats.js'
 import { moved } from './transfers.js'
-import { checkInteger, checkOptions, checkPosition } from './validate.js'
+import { checkFunction, checkInteger, checkOptions, checkPosition } from './validate.js'
 
 const { EBADF, EINVAL, EIO } = ERRNO
-/** What is read at once where there is no splice. */
+/** What is read at once where there is no splice, and where there are more copies than pipes. */
 const PIECE_BYTES = 1 << 20
+const PIECE_OF_MANY_BYTES = 64 << 10
+/** The longest copy that takes no pipe, between files: making and closing one costs more than this. */
+const SHORT_BYTES = 64 << 10
 
 /** Options of {@link File.copyTo}. */
 export interface CopyOptions extends LimitOptions {
@@ -23,6 +27,8 @@ export interface CopyOptions extends LimitOptions {
   toPosition?: number | bigint
   /** How many bytes, at most. Default: to the end. */
   length?: number
+  /** Called after each piece of up to 1 MiB with how many bytes were copied so far. */
+  onProgress?: (done: number) => void
 }
 
 /** A copy whose arguments have been checked, and how far it is. */
@@ -31,7 +37,8 @@ class Copy {
   readonly #to: FileState
   readonly #position: number | bigint
   readonly #toPosition: number | bigint
-  readonly #length: number
+  #length: number
+  readonly #onProgress: ((done: number) => void) | undefined
   readonly #limits: Limits | undefined
   /** Throws when the copy is to end. */
   readonly #check: () => void
@@ -49,6 +56,7 @@ class Copy {
     this.#position = options.position ?? 0
     this.#toPosition = options.toPosition ?? 0
     this.#length = options.length ?? Number.MAX_SAFE_INTEGER
+    this.#onProgress = options.onProgress
     this.#limits = limits
     this.#check = check
   }
@@ -61,26 +69,49 @@ class Copy {
         // Without it nobody knows whether it has positions.
         if (file.fills === undefined) throw systemError(-EIO, 'fstat')
       }
-      const direct = this.#from.blockBytes !== 0 || this.#to.blockBytes !== 0
-      const bySplice = !direct && !this.#from.operations.kernel.lacks(OP_SPLICE)
-      if (!bySplice || !(await this.#splice())) await this.#readAndWrite()
+      const [from, to] = [this.#from, this.#to]
+      if (from.fills && from.identity === to.identity) await this.#withinOneFile()
+      const short = from.fills && to.fills && this.#length <= SHORT_BYTES
+      const direct = from.blockBytes !== 0 || to.blockBytes !== 0
+      const bySplice = !short && !direct && !from.operations.kernel.lacks(OP_SPLICE)
+      if (!bySplice) await this.#readAndWrite(PIECE_BYTES)
+      else if (!(await this.#splice())) await this.#readAndWrite(PIECE_OF_MANY_BYTES)
       return this.#done
     } catch (error) {
       throw Object.assign(error as Error, { bytesWritten: this.#done })
     }
   }
 
-  /** Through a pipe; false when the files have no splice, and nothing was copied. */
+  /**
+   * A file does not grow by what is copied to its end, and what is still to be copied is not written over:
+   * copy_file_range(2) refuses that, too.
+   */
+  async #withinOneFile(): Promise<void> {
+    const [position, toPosition] = [BigInt(this.#position), BigInt(this.#toPosition)]
+    const { size } = new Stats(await this.#from.statx(STATX_STATS, this.#limits))
+    this.#check()
+    const rest = BigInt(size) - position
+    if (rest < this.#length) this.#length = Math.max(0, Number(rest))
+    const apart = position < toPosition ? toPosition - position : position - toPosition
+    if (apart >= this.#length) return
+    const reason = `must be ${this.#length} bytes or more from the position that is copied from in one file`
+    throw invalidArgValue('options.toPosition', this.#toPosition, reason)
+  }
+
+  #count(bytes: number): void {
+    this.#done += bytes
+    this.#onProgress?.(this.#done)
+  }
+
+  /** Through a pipe; false when there is none, or the files have no splice, and nothing was copied. */
   async #splice(): Promise<boolean> {
-    const { operations } = this.#from
-    const made = operations.backend.makePipe()
-    if (typeof made === 'number') throw systemError(made, 'pipe')
-    const end = ({ file, fd }: { file: number; fd: number }) =>
-      new FileState(operations, file, fd, undefined, 0)
-    const [reader, writer] = [end(made.reader), end(made.writer)]
+    const { pipes } = this.#from.operations
+    const pipe = pipes.take()
+    if (pipe === undefined) return false
+    const { reader, writer, bytes } = pipe
     try {
       while (this.#done < this.#length) {
-        const wanted = Math.min(this.#length - this.#done, made.bytes)
+        const wanted = Math.min(this.#length - this.#done, bytes)
         const filled = await this.#move(this.#from, writer, wanted, SPLICE_FROM)
         if (filled === 0) return true
         if (filled === -EINVAL && this.#done === 0) return false
@@ -90,12 +121,12 @@ class Copy {
           if (written === -EINVAL && this.#done === 0 && this.#from.fills) return false
           if (written <= 0) throw systemError(written || -EIO, 'splice')
           left -= written
-          this.#done += written
+          this.#count(written)
         }
       }
       return true
     } finally {
-      await Promise.all([reader.close(), writer.close()])
+      await pipes.give(pipe)
     }
   }
 
@@ -110,10 +141,10 @@ class Copy {
     return Number(await operations.call(OP_SPLICE, to, offset, length, position, options))
   }
 
-  async #readAndWrite(): Promise<void> {
+  async #readAndWrite(most: number): Promise<void> {
     const [from, to, limits] = [this.#from, this.#to, this.#limits]
     const { transfers } = from.operations
-    const piece = Buffer.allocUnsafeSlow(Math.min(this.#length, PIECE_BYTES))
+    const piece = Buffer.allocUnsafeSlow(Math.min(this.#length, most))
     while (this.#done < this.#length) {
       const wanted = Math.min(this.#length - this.#done, piece.length)
       const position = moved(this.#position, this.#done)
@@ -134,7 +165,7 @@ class Copy {
       const bytes = piece.subarray(0, read)
       this.#check()
       await transfers.transfer(OP_WRITE, to, bytes, read, at, false, limits, true)
-      this.#done += read
+      this.#count(read)
     }
   }
 }
@@ -142,13 +173,13 @@ class Copy {
 /** See {@link File.copyTo}. Throws what is wrong with the arguments before anything is begun. */
 export function copyTo(from: FileState, to: FileState, options: CopyOptions = {}): Promise<number> {
   checkOptions(options)
-  const { position, toPosition, length } = options
+  const { position, toPosition, length, onProgress } = options
   if (position !== undefined) checkPosition(position, 'options.position')
   if (toPosition !== undefined) checkPosition(toPosition, 'options.toPosition')
   if (length !== undefined) checkInteger(length, 'options.length', 0)
+  if (onProgress !== undefined) checkFunction(onProgress, 'options.onProgress')
   const limits = checkLimits(options)
   const { operations } = from
-  if (to.operations !== operations) throw invalidArgValue('to', to, 'is of another queue')
   if (to.append) throw uringError('ERR_URING_APPEND')
   if (from.closed || to.closed) return rejected(systemError(EBADF, 'splice'))
   if (operations.ended !== undefined) return rejected(operations.ended())

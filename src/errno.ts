@@ -49,6 +49,7 @@ export function errnoWords(errno: number): readonly [code: string, words: string
 
 /** The error numbers that this package knows by name. */
 const NAMES = [
+  'EACCES',
   'EAGAIN',
   'EALREADY',
   'EBADF',

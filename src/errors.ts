@@ -68,7 +68,8 @@ const URING_ERRORS = {
 
   /** `alloc` went past the arena's maximum. Do: free buffers, or give the queue a larger arena. */
   ERR_URING_NO_MEMORY: (d: CommonDetails & { wantedBytes: number; limitBytes: number }) =>
-    `No room for ${d.wantedBytes} bytes in an arena of at most ${d.limitBytes} bytes`,
+    `No room for ${d.wantedBytes} bytes in an arena of at most ${d.limitBytes} bytes. Free buffers, or make ` +
+    'the queue with a larger arena.maxBytes',
 
   /**
    * A write with a position on a file opened for appending: the kernel would ignore the position
@@ -104,7 +105,7 @@ const URING_ERRORS = {
    * copied into it. Do: leave a buffer alone until its operation settles.
    */
   ERR_URING_BUFFER_DETACHED: ({ syscall }: SyscallDetails) =>
-    `The buffer was detached or shrunk while a ${syscall} used it`,
+    `The buffer was detached or shrunk before the ${syscall} was done with it`,
 
   /** `timeoutMs` passed, counted from the call. A write says `bytesWritten`. Do: try again. */
   ERR_URING_TIMEOUT: (d: SyscallDetails & { timeoutMs: number }) =>
@@ -156,7 +157,7 @@ export type UringErrorCode = keyof typeof URING_ERRORS
 /** What is told of an error with this code, besides the code. */
 export type UringErrorDetails<C extends UringErrorCode> = Parameters<(typeof URING_ERRORS)[C]>[0]
 
-/** An error with one of our own codes. Narrow it by `code`; the code says which details it has. */
+/** An error with one of our own codes; `code` says which of the details it has. */
 export class UringError extends Error {
   declare readonly name: 'UringError'
   readonly code: UringErrorCode
@@ -168,6 +169,20 @@ export class UringError extends Error {
   declare readonly held?: readonly string[]
   /** For a write: how many bytes had reached the file. */
   declare readonly bytesWritten?: number
+  /** ERR_URING_SHORT_WRITE, ERR_URING_ALIGNMENT: how many it was to be. */
+  declare readonly lengthBytes?: number
+  /** ERR_URING_ALIGNMENT: where it was to begin. */
+  declare readonly position?: number | bigint
+  /** ERR_URING_TIMEOUT, ERR_URING_BUFFER_DETACHED: what it was. */
+  declare readonly syscall?: string
+  /** ERR_URING_TIMEOUT: the time that it had. */
+  declare readonly timeoutMs?: number
+  /** ERR_URING_NO_MEMORY: what was asked for, and the arena's maximum. */
+  declare readonly wantedBytes?: number
+  declare readonly limitBytes?: number
+  /** ERR_URING_UNSUPPORTED: what is not there, and what it needs. */
+  declare readonly feature?: string
+  declare readonly needs?: string
 
   /** Made by {@link uringError}, which ties the details to their code. */
   constructor(code: UringErrorCode, details: CommonDetails) {

@@ -42,6 +42,14 @@ export interface CloseOptions {
   timeoutMs?: number
 }
 
+/** What is learned of a file. */
+interface Kind {
+  readonly dev: number
+  readonly ino: number
+  isFile(): boolean
+  isBlockDevice(): boolean
+}
+
 /** What operations need to know of an open file. */
 export class FileState {
   readonly operations: Operations
@@ -54,6 +62,8 @@ export class FileState {
   memoryBytes = 1
   /** Whether a short read means that there may be more: regular files and block devices. */
   fills: boolean | undefined = undefined
+  /** Which file it is, of all of this machine; undefined until it was asked what it is. */
+  identity: string | undefined = undefined
   /** Operations under way. */
   pending = 0
   /** Nothing new may start. */
@@ -100,7 +110,7 @@ export class FileState {
   learn(): Promise<void> {
     this.#learning ??= this.#stats().then(
       (stats) => {
-        this.fills = stats.isFile() || stats.isBlockDevice()
+        this.#learned(stats)
       },
       // Whoever asked takes what it has; the next asks again.
       () => {
@@ -110,8 +120,13 @@ export class FileState {
     return this.#learning
   }
 
+  #learned(stats: Kind): void {
+    this.fills = stats.isFile() || stats.isBlockDevice()
+    this.identity = `${stats.dev} ${stats.ino}`
+  }
+
   /** What learns must not wait for a slot: those who wait for it may have them all. */
-  async #stats(): Promise<{ isFile(): boolean; isBlockDevice(): boolean }> {
+  async #stats(): Promise<Kind> {
     if (this.operations.slots.isFull) return fstatSync(this.fd)
     return new Stats(await this.statx(STATX_STATS))
   }
@@ -120,7 +135,7 @@ export class FileState {
   async learnAlignment(limits: Limits | undefined): Promise<void> {
     const bytes = await this.statx(STATX_STATS | STATX_DIOALIGN, limits)
     const stats = new Stats(bytes)
-    this.fills = stats.isFile() || stats.isBlockDevice()
+    this.#learned(stats)
     const alignment = directAlignment(bytes)
     this.blockBytes = alignment?.offsetBytes || BLOCK_BYTES_UNKNOWN
     this.memoryBytes = alignment?.memoryBytes || BLOCK_BYTES_UNKNOWN

@@ -3,6 +3,7 @@
  * them to `operations.ts`; never touches the engine itself. Each method stands with what it promises, which
  * is most of the length of this.
  */
+import { constants as buffers } from 'node:buffer'
 import { constants, ftruncate } from 'node:fs'
 import { promisify } from 'node:util'
 import {
@@ -18,7 +19,7 @@ import {
 } from './backend.js'
 import { type CopyOptions, copyTo } from './copy.js'
 import { ERRNO } from './errno.js'
-import { rejected, systemError, uringError } from './errors.js'
+import { invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import {
   type CloseOptions,
   checkAlignment,
@@ -146,7 +147,7 @@ export class File {
    */
   bytesAt(position: number | bigint, length: number, options?: LimitOptions): Promise<Buffer> {
     checkPosition(position)
-    checkLength(length)
+    checkLength(length, buffers.MAX_LENGTH)
     const limits = checkLimits(options)
     if (length === 0) return this.#nothing('read').then(() => Buffer.alloc(0))
     return this.#operations.transfers.bytes(this.#state, length, position, limits)
@@ -402,7 +403,11 @@ export class File {
    * comes until its end. An error says `bytesWritten`. splice(2), Linux 5.7.
    */
   copyTo(to: File, options?: CopyOptions): Promise<number> {
-    return copyTo(this.#state, stateOf(to), options)
+    const target = stateOf(to)
+    if (target.operations !== this.#operations) {
+      throw invalidArgValue('to', to, 'is of another queue. Open it with the queue of this one')
+    }
+    return copyTo(this.#state, target, options)
   }
 
   /**

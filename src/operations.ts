@@ -37,6 +37,7 @@ import { refusedModifier } from './modifiers.js'
 import type { EngineOptions, Opened } from './native.js'
 import { Observer } from './observer.js'
 import type { BackendChoice } from './options.js'
+import { Pipes } from './pipes.js'
 import { refusalError } from './refusals.js'
 import {
   canBeginAgain,
@@ -95,6 +96,7 @@ export class Operations {
   readonly memory: Memory
   readonly transfers: Transfers
   readonly volume: Volume
+  readonly pipes: Pipes
   readonly limits: LimitKeeper
   readonly kernel: Kernel
   readonly observer: Observer
@@ -129,6 +131,7 @@ export class Operations {
     this.memory = new Memory(backend, options.allocBytes, (buffer) => this.#uses(buffer))
     this.transfers = new Transfers(this, backend)
     this.volume = new Volume(this)
+    this.pipes = new Pipes(this)
     this.limits = new LimitKeeper(this)
   }
 

@@ -138,7 +138,11 @@ export class Queue extends Posts {
   open(path: PathLike, flags?: string | number, options: OpenOptions = {}): Promise<File> {
     const made = op.open(path, flags, options)
     if (made.file !== undefined && made.file.operations !== this.#operations) {
-      throw invalidArgValue('options.directory', options.directory, 'is of another queue')
+      throw invalidArgValue(
+        'options.directory',
+        options.directory,
+        'is of another queue. Use the one that opened it',
+      )
     }
     return run(this.#operations, made, options)
   }
@@ -273,7 +277,7 @@ export class Queue extends Posts {
     const state = stateOf(file)
     const limits = checkLimits(options)
     if (state.operations !== this.#operations) {
-      throw invalidArgValue('file', file, 'is of another queue')
+      throw invalidArgValue('file', file, 'is of another queue. Use the one that opened it')
     }
     return state.commits.commit(limits)
   }

@@ -9,10 +9,13 @@ import { OP_FSYNC } from './backend.js'
 import { ERRNO } from './errno.js'
 import type { Operation } from './slots.js'
 
-const { EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, ENOMEM, ENOSYS, ENOTSUP, EROFS } = ERRNO
+const { EACCES, EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, ENOMEM, ENOSYS, ENOTSUP, EPERM, EROFS } =
+  ERRNO
 /** What says that nothing was synced, and nothing of what became of the data. fsync(2). */
 const HARMLESS = new Set(
-  [EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, ENOMEM, ENOSYS, ENOTSUP, EROFS].map((errno) => -errno),
+  [EACCES, EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, ENOMEM, ENOSYS, ENOTSUP, EPERM, EROFS].map(
+    (errno) => -errno,
+  ),
 )
 
 /** A success that waits for those that ran beside it. */

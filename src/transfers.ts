@@ -301,7 +301,10 @@ export class Transfers {
     op.staged = false
     const synced = (op.companion as Operation).outcome
     this.letGo(op)
-    if (op.outcome < 0 || op.done + op.outcome < op.length) {
+    if (op.outcome === -ECANCELED && !op.cancelled && synced < 0 && synced !== -ECANCELED) {
+      // The kernel did not take the fdatasync (EACCES of a restricted ring), and so not the write.
+      this.#operations.finish(op, synced, 'fdatasync')
+    } else if (op.outcome < 0 || op.done + op.outcome < op.length) {
       // Failed, or short: that broke the link, and nothing was synced. A short write goes on.
       this.advance(op, op.outcome)
     } else if ((synced === -ECANCELED || synced === -EINTR) && !op.cancelled) {

@@ -28,6 +28,8 @@ export type ManyLengths = number | Uint32Array
 /** Operations of a part, and how many parts of one call are under way at once. */
 const PART = 16_384
 const PARTS_AT_ONCE = 2
+/** Bytes of a part in place when somebody watches the progress: some milliseconds. */
+const WATCHED_PART_BYTES = 8 << 20
 /**
  * Bytes of a part that is copied. Short ones go in small parts, whose bounce memory is still in the
  * processor's cache when it is copied, and soon used again: cached 4 KiB reads cost 1.26 times those in
@@ -236,7 +238,8 @@ export class Volume {
     const longest = longestOf(lengths)
     if (!canGoTogether(what, memory, longest)) return this.#oneByOne(what, memory, counts)
     const inPlace = memory.chunk !== 0
-    const most = inPlace ? Number.MAX_SAFE_INTEGER : copiedPartBytes(longest)
+    const all = onProgress === undefined ? Number.MAX_SAFE_INTEGER : WATCHED_PART_BYTES
+    const most = inPlace ? all : copiedPartBytes(longest)
     const spans = spansOf(positions.length, lengths, most)
     const begin = (index: number): Promise<Int32Array | undefined> => {
       const { from, to, start, bytes } = spans[index] as Span

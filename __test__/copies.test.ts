@@ -1,0 +1,131 @@
+// copyTo: many copies at once, copies within one file, and how far they are. What a copy is, and how it fails,
+// is in file-calls.test; what it leaves when it ends early in early-ends.test.
+
+import fs from 'node:fs'
+import path from 'node:path'
+import { pattern } from './helpers/random.js'
+import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
+import { fifo, folder, scratch } from './helpers/scratch.js'
+import test from './helpers/test.js'
+
+const KIB = 1024
+const MIB = 1024 * KIB
+
+// Serial: it counts descriptors, which tests beside it have, too.
+test.serial(
+  'however many copies there are at once, few descriptors are taken and every byte is right',
+  async (t) => {
+    const queue = ring(t)
+    const [count, bytes] = [300, 100 * KIB]
+    const content = pattern(count * bytes)
+    const from = await queue.open(scratch(t, content))
+    const at = scratch(t)
+    const to = await queue.open(at, 'w+')
+    const descriptors = () => fs.readdirSync('/proc/self/fd').length
+    const before = descriptors()
+    let most = 0
+    const copies = Array.from({ length: count }, async (_, i) => {
+      const place = i * bytes
+      const turned = (count - 1 - i) * bytes
+      const onProgress = () => {
+        most = Math.max(most, descriptors())
+      }
+      return from.copyTo(to, { position: place, toPosition: turned, length: bytes, onProgress })
+    })
+    t.deepEqual(new Set(await Promise.all(copies)), new Set([bytes]))
+    t.true(most > 0 && most <= before + 64, `${most - before} descriptors`)
+    const copied = fs.readFileSync(at)
+    for (let i = 0; i < count; i++) {
+      const part = copied.subarray((count - 1 - i) * bytes, (count - i) * bytes)
+      t.is(part.compare(content.subarray(i * bytes, (i + 1) * bytes)), 0, `copy ${i}`)
+    }
+    t.is(queue.stats().files, 2, 'the pipes are closed')
+    assertIdle(t, queue)
+  },
+)
+
+test('copies that wait for what never comes keep no others from being made', async (t) => {
+  const queue = ring(t)
+  const controller = new AbortController()
+  const to = await queue.open('/dev/null', 'w')
+  const fifos = await Promise.all(Array.from({ length: 40 }, () => queue.open(fifo(t), 'r+')))
+  const { signal } = controller
+  const stuck = fifos.map((from) => rejection(from.copyTo(to, { signal })))
+  const content = pattern(3 * MIB)
+  const at = scratch(t)
+  const copy = await queue.open(at, 'w+')
+  const file = await queue.open(scratch(t, content))
+  t.is(await file.copyTo(copy), content.length)
+  await file.close()
+  t.is(fs.readFileSync(at).compare(content), 0)
+  controller.abort()
+  for (const error of await Promise.all(stuck)) t.is(error.code, 'ABORT_ERR')
+})
+
+test('within one file what would be written over before it is copied is refused', async (t) => {
+  const queue = ring(t)
+  const content = pattern(16 * 4096)
+  const at = scratch(t, content)
+  const link = path.join(folder(t), 'link')
+  fs.symlinkSync(at, link)
+  const file = await queue.open(at, 'r+')
+  const same = await queue.open(link, 'r+')
+  for (const to of [file, same]) {
+    for (const [position, toPosition, length] of [
+      [0, 4096, 12 * 4096],
+      [4096, 0, 12 * 4096],
+      [0n, 1n, 2],
+      [8192, 8192, 100],
+      [0, 4096, undefined],
+    ] as const) {
+      const options = { position, toPosition, ...(length === undefined ? {} : { length }) }
+      const error = await rejection(file.copyTo(to, options))
+      t.is(error.code, 'ERR_INVALID_ARG_VALUE')
+      t.regex(error.message, /options\.toPosition.*from the position that is copied from/)
+      t.is(error.bytesWritten, 0)
+    }
+  }
+  t.is(fs.readFileSync(at).compare(content), 0, 'nothing was written')
+  t.is(await file.copyTo(same, { position: 0, toPosition: 4096, length: 4096 }), 4096)
+  t.is(await file.copyTo(file, { position: 8192, toPosition: 4096, length: 4096 }), 4096)
+  content.copy(content, 4096, 8192, 12_288)
+  t.is(fs.readFileSync(at).compare(content), 0)
+  assertIdle(t, queue)
+})
+
+test('a file that is copied to its own end is doubled, and the copy ends', async (t) => {
+  const queue = ring(t)
+  for (const bytes of [100, 3 * MIB + 5]) {
+    const content = pattern(bytes)
+    const at = scratch(t, content)
+    const file = await queue.open(at, 'r+')
+    t.is(await file.copyTo(file, { toPosition: bytes }), bytes)
+    t.is(fs.readFileSync(at).compare(Buffer.concat([content, content])), 0)
+    t.is(await file.copyTo(file, { position: 2 * bytes, toPosition: 0 }), 0)
+  }
+})
+
+test('a copy tells how far it is, ends with what its listener throws, and checks what it is given', async (t) => {
+  const queue = ring(t)
+  const content = pattern(5 * MIB + 9)
+  const from = await queue.open(scratch(t, content))
+  const to = await queue.open(scratch(t), 'w+')
+  const told: number[] = []
+  await from.copyTo(to, { onProgress: (done) => void told.push(done) })
+  t.true(told.length >= 5)
+  t.is(told.at(-1), content.length)
+  t.deepEqual(
+    told,
+    [...told].sort((a, b) => a - b),
+  )
+  const boom = new Error('from onProgress')
+  const onProgress = () => {
+    throw boom
+  }
+  const error: Caught = await rejection(from.copyTo(to, { onProgress }))
+  t.is(error, boom)
+  t.is(error.bytesWritten, told[0])
+  const wrong = thrown(() => from.copyTo(to, { onProgress: 5 as unknown as () => void }))
+  t.is(wrong.code, 'ERR_INVALID_ARG_TYPE')
+  assertIdle(t, queue)
+})
