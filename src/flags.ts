@@ -66,14 +66,7 @@ function parsed(flags: unknown): number {
     return flags
   }
   const known = typeof flags === 'string' ? FLAGS.get(flags) : undefined
-  if (known === undefined) {
-    const isBag = typeof flags === 'object'
-    throw invalidArgValue(
-      'flags',
-      flags,
-      isBag ? 'must be flags: options come behind them' : undefined,
-    )
-  }
+  if (known === undefined) throw invalidArgValue('flags', flags)
   return known
 }
 
