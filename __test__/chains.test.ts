@@ -258,6 +258,37 @@ test('a chain on a file that was closed: soft ends there, hard goes on without i
   assertIdle(t, queue)
 })
 
+test('a sync waits for none that is linked behind what may never end', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w+')
+  const pipe = await queue.open(fifo(t), 'r+')
+  for (const link of ['soft', 'hard'] as const) {
+    const outcomes = await Promise.all([
+      // The first reads what the second writes when it has synced.
+      queue.submit([op.read(pipe, Buffer.alloc(1), 0), op.datasync(file)], { link }),
+      queue.submit([op.datasync(file), op.write(pipe, Buffer.from('!'), 0)], { link }),
+    ])
+    t.deepEqual(outcomes, [
+      [1, 0],
+      [0, 1],
+    ])
+  }
+  const late = queue.submit([op.read(pipe, Buffer.alloc(1), 0), op.datasync(file)], {
+    link: 'soft',
+  })
+  // Before the one that drains, which waits for all that is staged, and beside it.
+  const before = [
+    file.datasync(),
+    queue.commit(file),
+    file.writeAt(Buffer.from('x'), 0, { datasync: true }),
+  ]
+  const drained = queue.submit([op.datasync(file)], { drain: true })
+  await Promise.all(before)
+  fs.writeSync(pipe.fd, '!')
+  t.deepEqual([await late, await drained], [[1, 0], [0]])
+  assertIdle(t, queue)
+})
+
 // ---- room -----------------------------------------------------------------------------------------
 
 for (const entries of [2, 8, 1024]) {

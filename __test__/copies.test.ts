@@ -5,7 +5,8 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { pattern } from './helpers/random.js'
 import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
-import { fifo, folder, scratch } from './helpers/scratch.js'
+import { fifo, folder, loopDevice, scratch } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
 import test from './helpers/test.js'
 
 const KIB = 1024
@@ -66,8 +67,8 @@ test('within one file what would be written over before it is copied is refused'
   const queue = ring(t)
   const content = pattern(16 * 4096)
   const at = scratch(t, content)
-  const link = path.join(folder(t), 'link')
-  fs.symlinkSync(at, link)
+  const link = `${at}-linked`
+  fs.linkSync(at, link)
   const file = await queue.open(at, 'r+')
   const same = await queue.open(link, 'r+')
   for (const to of [file, same]) {
@@ -103,6 +104,50 @@ test('a file that is copied to its own end is doubled, and the copy ends', async
     t.is(fs.readFileSync(at).compare(Buffer.concat([content, content])), 0)
     t.is(await file.copyTo(file, { position: 2 * bytes, toPosition: 0 }), 0)
   }
+})
+
+test('what onProgress throws is what a copy rejects with, whatever it is', async (t) => {
+  const queue = ring(t)
+  const from = await queue.open(scratch(t, pattern(100)))
+  const to = await queue.open(scratch(t), 'w+')
+  for (const thrown of [undefined, 5, Object.freeze(new Error('frozen'))]) {
+    const onProgress = () => {
+      throw thrown
+    }
+    const outcome = await from.copyTo(to, { onProgress }).then(
+      () => 'copied',
+      (error: unknown) => ({ error }),
+    )
+    t.deepEqual(outcome, { error: thrown })
+  }
+})
+
+needs(test, { root: true, commands: ['losetup'] })(
+  'a device is copied within itself, and has no overlapping copies by any of its names',
+  async (t) => {
+    const queue = ring(t)
+    const image = path.join(folder(t, '/dev/shm'), 'image')
+    const content = pattern(4 * MIB)
+    fs.writeFileSync(image, content)
+    const device = loopDevice(t, image)
+    const [one, other] = [await queue.open(device, 'r+'), await queue.open(device, 'r+')]
+    const places = { position: 0, toPosition: 2 * MIB, length: MIB }
+    t.is(await one.copyTo(other, places), MIB)
+    t.is((await other.bytesAt(2 * MIB, MIB)).compare(content.subarray(0, MIB)), 0)
+    const error = await rejection(one.copyTo(other, { ...places, length: 3 * MIB }))
+    t.is(error.code, 'ERR_INVALID_ARG_VALUE')
+    await Promise.all([one.close(), other.close()])
+  },
+)
+
+needs(test, { root: true })('a copy within a file past 2^53 has its last byte', async (t) => {
+  const queue = ring(t)
+  const at = path.join(folder(t, '/dev/shm'), 'sparse')
+  const file = await queue.open(at, 'w+')
+  const last = 2n ** 53n
+  await file.writeAt(Buffer.from('Z'), last)
+  t.is(await file.copyTo(file, { position: last, toPosition: 0 }), 1)
+  t.is((await file.bytesAt(0, 1)).toString('latin1'), 'Z')
 })
 
 test('a copy tells how far it is, ends with what its listener throws, and checks what it is given', async (t) => {

@@ -3,40 +3,48 @@
 
 import test from 'ava'
 import fc from 'fast-check'
-import { OP_FSYNC } from '../src/backend.ts'
+import { OP_FSYNC, OP_READ, OP_SYNC_FILE_RANGE, OP_WRITE } from '../src/backend.ts'
 import type { FileState } from '../src/file-state.ts'
+import { DSYNC } from '../src/modifiers.ts'
 import { Operation } from '../src/slots.ts'
 import { isSync, Syncs } from '../src/syncs.ts'
 
-const [EIO, ECANCELED, EINVAL] = [-5, -125, -22]
+const [EIO, ECANCELED, EINTR, ENOSPC] = [-5, -125, -4, -28]
 
 /** Syncs, and what each came to: nothing while that is not known. */
 function watched() {
-  const syncs = new Syncs()
+  const staged = new Set<number>()
+  const syncs = new Syncs((slot) => staged.has(slot))
   const results = new Map<Operation, number>()
+  let slots = 0
   const goOn = (op: Operation, result: number) => {
     if (results.has(op)) throw new Error('twice')
     results.set(op, result)
   }
-  const begin = (): Operation => {
+  /** Stages one, which is submitted at once unless it is `kept`. */
+  const begin = (kept = false, opcode = OP_FSYNC, runs = true): Operation => {
     const op = new Operation()
-    op.opcode = OP_FSYNC
-    op.file = {} as FileState
-    syncs.began(op)
+    op.opcode = opcode
+    op.slot = slots++
+    if (kept) staged.add(op.slot)
+    syncs.add(op, runs)
     return op
   }
-  const end = (op: Operation, result: number) => syncs.arrived(op, result, goOn)
-  return { syncs, results, begin, end }
+  const end = (op: Operation, result: number) => {
+    staged.delete(op.slot)
+    if (op.sync !== undefined) syncs.arrived(op.sync, result, goOn)
+  }
+  return { syncs, staged, results, begin, end }
 }
 
-test('a success waits for those that began before it was over, and for no others', (t) => {
+test('a success waits for those that ran before it was over, and for no others', (t) => {
   const { results, begin, end } = watched()
   const [first, second] = [begin(), begin()]
   end(second, 0)
   t.false(results.has(second))
   const late = begin()
   end(first, 0)
-  t.false(results.has(first), 'the last began before it was over')
+  t.false(results.has(first), 'the last ran before it was over')
   t.is(results.get(second), 0)
   end(late, 0)
   t.deepEqual([results.get(first), results.get(late)], [0, 0])
@@ -54,9 +62,9 @@ test('one that fails is the failure of those held and running, and of all that c
   t.deepEqual([results.get(third), results.get(later)], [EIO, EIO])
 })
 
-test('what was not synced at all says nothing of the data', (t) => {
+test('what was not done at all says nothing of the data', (t) => {
   const { results, begin, end } = watched()
-  for (const harmless of [ECANCELED, EINVAL]) {
+  for (const harmless of [ECANCELED, EINTR]) {
     const [first, second] = [begin(), begin()]
     end(first, 0)
     end(second, harmless)
@@ -64,16 +72,37 @@ test('what was not synced at all says nothing of the data', (t) => {
   }
 })
 
-test('one that is held is cancelled without the others', (t) => {
+test('nobody waits for one that is not submitted, is linked behind another, or drains', (t) => {
+  const { syncs, staged, results, begin, end } = watched()
+  const [kept, linked] = [begin(true), begin(false, OP_FSYNC, false)]
+  const one = begin()
+  end(one, 0)
+  t.is(results.get(one), 0)
+  staged.delete(kept.slot)
+  if (linked.sync !== undefined) syncs.begins(linked.sync)
+  const other = begin()
+  end(other, 0)
+  end(kept, 0)
+  t.false(results.has(other), 'both run now')
+  end(linked, 0)
+  t.deepEqual(
+    [kept, linked, other].map((op) => results.get(op)),
+    [0, 0, 0],
+  )
+})
+
+test('one that is cancelled is not held, and one that is held is cancelled without the others', (t) => {
   const { syncs, results, begin, end } = watched()
-  const [first, second] = [begin(), begin()]
+  const [first, second, third] = [begin(), begin(), begin()]
+  first.cancelled = true
   end(first, 0)
-  t.true(syncs.cancel(first))
-  t.false(syncs.cancel(first))
-  t.false(syncs.cancel(second), 'the engine has it')
   t.is(results.get(first), ECANCELED)
   end(second, 0)
-  t.is(results.get(second), 0)
+  t.false(results.has(second))
+  if (second.sync !== undefined) syncs.cancel(second.sync)
+  t.is(results.get(second), ECANCELED)
+  end(third, 0)
+  t.is(results.get(third), 0)
 })
 
 test('a record that was settled and used again meanwhile is not gone on with', (t) => {
@@ -86,17 +115,54 @@ test('a record that was settled and used again meanwhile is not gone on with', (
   t.is(results.get(second), 0)
 })
 
-test('only an fsync of a file is a sync', (t) => {
+test('a write that syncs itself fails beside a failure, not after one, and EIO alone is one of its own', (t) => {
+  const { results, begin, end } = watched()
+  const writes = [begin(false, OP_WRITE), begin(false, OP_WRITE), begin(false, OP_WRITE)] as const
+  end(writes[0], ENOSPC)
+  const sync = begin()
+  end(writes[1], EIO)
+  end(writes[2], 100)
+  end(sync, 0)
+  t.deepEqual(
+    [...writes, sync].map((op) => results.get(op)),
+    [ENOSPC, EIO, EIO, EIO],
+  )
+  const later = begin(false, OP_WRITE)
+  end(later, 100)
+  t.is(results.get(later), 100)
+})
+
+test('syncs are what syncs a file: fsync, sync_file_range, and writes that are told to', (t) => {
   const op = new Operation()
+  const told = (opcode: number, flags = 0, dsync = false): boolean => {
+    op.file = { dsync } as FileState
+    op.opcode = opcode
+    op.flags = flags
+    return isSync(op)
+  }
+  for (const opcode of [OP_FSYNC, OP_SYNC_FILE_RANGE]) t.true(told(opcode))
+  t.true(told(OP_WRITE, DSYNC))
+  t.true(told(OP_WRITE, 0, true))
+  t.false(told(OP_WRITE))
+  t.false(told(OP_READ, 0, true))
+  op.file = undefined
   op.opcode = OP_FSYNC
-  t.false(isSync(op))
-  op.file = {} as FileState
-  t.true(isSync(op))
-  op.opcode = OP_FSYNC + 1
   t.false(isSync(op))
 })
 
-test('in whatever order they begin and end, none succeeds beside a failure or after one', (t) => {
+test('very many at once take no longer for each than a few', (t) => {
+  const { syncs, results, begin, end } = watched()
+  const first = begin()
+  const all = Array.from({ length: 200_000 }, () => begin())
+  for (const op of all) end(op, 0)
+  t.is(results.size, 0)
+  for (const op of all.slice(0, 100_000)) if (op.sync !== undefined) syncs.cancel(op.sync)
+  end(first, 0)
+  t.is(results.size, 200_001)
+  t.is([...results.values()].filter((result) => result === ECANCELED).length, 100_000)
+})
+
+test('in whatever order they run and end, none succeeds beside a failure or after one', (t) => {
   const step = fc.record({ which: fc.nat(7), result: fc.constantFrom(0, 0, 0, 0, EIO, ECANCELED) })
   fc.assert(
     fc.property(fc.array(step, { maxLength: 60 }), (steps) => {

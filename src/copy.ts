@@ -8,7 +8,7 @@ import { ERRNO } from './errno.js'
 import { invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import { checkAlignment, type FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
-import { STATX_STATS, Stats } from './stats.js'
+import { exactSize, STATX_STATS } from './stats.js'
 import { moved } from './transfers.js'
 import { checkFunction, checkInteger, checkOptions, checkPosition } from './validate.js'
 
@@ -78,7 +78,11 @@ class Copy {
       else if (!(await this.#splice())) await this.#readAndWrite(PIECE_OF_MANY_BYTES)
       return this.#done
     } catch (error) {
-      throw Object.assign(error as Error, { bytesWritten: this.#done })
+      // It may be anything that `onProgress` throws.
+      if (error instanceof Error && Object.isExtensible(error)) {
+        Object.assign(error, { bytesWritten: this.#done })
+      }
+      throw error
     }
   }
 
@@ -88,10 +92,11 @@ class Copy {
    */
   async #withinOneFile(): Promise<void> {
     const [position, toPosition] = [BigInt(this.#position), BigInt(this.#toPosition)]
-    const { size } = new Stats(await this.#from.statx(STATX_STATS, this.#limits))
-    this.#check()
-    const rest = BigInt(size) - position
-    if (rest < this.#length) this.#length = Math.max(0, Number(rest))
+    if (this.#from.hasSize) {
+      const rest = exactSize(await this.#from.statx(STATX_STATS, this.#limits)) - position
+      this.#check()
+      if (rest < this.#length) this.#length = Math.max(0, Number(rest))
+    }
     const apart = position < toPosition ? toPosition - position : position - toPosition
     if (apart >= this.#length) return
     const reason = `must be ${this.#length} bytes or more from the position that is copied from in one file`

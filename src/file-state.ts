@@ -20,7 +20,7 @@ import { Commits } from './commits.js'
 import { ERRNO } from './errno.js'
 import { invalidArgType, rejected, systemError, uringError } from './errors.js'
 import type { File } from './file.js'
-import { isAppend, isDirect } from './flags.js'
+import { isAppend, isDirect, isDsync } from './flags.js'
 import type { Limits } from './limits.js'
 import type { Operations } from './operations.js'
 import type { Operation } from './slots.js'
@@ -46,6 +46,7 @@ export interface CloseOptions {
 interface Kind {
   readonly dev: number
   readonly ino: number
+  readonly rdev: number
   isFile(): boolean
   isBlockDevice(): boolean
 }
@@ -64,6 +65,8 @@ export class FileState {
   fills: boolean | undefined = undefined
   /** Which file it is, of all of this machine; undefined until it was asked what it is. */
   identity: string | undefined = undefined
+  /** Whether it is a regular file, whose size statx(2) tells. */
+  hasSize = false
   /** Operations under way. */
   pending = 0
   /** Nothing new may start. */
@@ -76,8 +79,9 @@ export class FileState {
   onClosed: (() => void) | undefined = undefined
   /** Whether its reads were cancelled: those of a batch that have not begun begin no more. */
   readsCancelled = false
-  /** What its syncs come to. */
-  readonly syncs: Syncs = new Syncs()
+  /** Whether each write is on stable storage when it is over: O_DSYNC, O_SYNC. */
+  readonly dsync: boolean
+  #syncs: Syncs | undefined
   #appends: Appends | undefined
   #commits: Commits | undefined
   #closing: Promise<void> | undefined
@@ -95,6 +99,7 @@ export class FileState {
     this.fd = fd
     this.path = path
     this.append = isAppend(flags)
+    this.dsync = isDsync(flags)
     if (isDirect(flags)) this.blockBytes = BLOCK_BYTES_UNKNOWN
   }
 
@@ -122,7 +127,9 @@ export class FileState {
 
   #learned(stats: Kind): void {
     this.fills = stats.isFile() || stats.isBlockDevice()
-    this.identity = `${stats.dev} ${stats.ino}`
+    // A device by any of its names.
+    this.identity = stats.isBlockDevice() ? `device ${stats.rdev}` : `${stats.dev} ${stats.ino}`
+    this.hasSize = stats.isFile()
   }
 
   /** What learns must not wait for a slot: those who wait for it may have them all. */
@@ -139,6 +146,13 @@ export class FileState {
     const alignment = directAlignment(bytes)
     this.blockBytes = alignment?.offsetBytes || BLOCK_BYTES_UNKNOWN
     this.memoryBytes = alignment?.memoryBytes || BLOCK_BYTES_UNKNOWN
+  }
+
+  /** What its syncs come to. */
+  get syncs(): Syncs {
+    const { backend } = this.operations
+    this.#syncs ??= new Syncs((slot) => backend.isStaged(slot))
+    return this.#syncs
   }
 
   /** What is shared by those who append at once. */

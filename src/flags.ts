@@ -12,6 +12,7 @@ export const { O_RDONLY, O_RDWR, O_WRONLY } = fs.constants
 const { O_APPEND, O_CREAT, O_EXCL, O_SYNC, O_TRUNC } = fs.constants
 /** Its value differs by architecture. Where there is none, `direct` files are buffered ones. */
 const O_DIRECT = fs.constants.O_DIRECT ?? 0
+const O_DSYNC = fs.constants.O_DSYNC ?? 0
 /** Not in node:fs.constants: Node sets it by itself. The same on every architecture of Node. */
 const O_CLOEXEC = process.platform === 'linux' ? 0o2000000 : 0
 
@@ -73,6 +74,11 @@ function parsed(flags: unknown): number {
 /** True if the kernel puts every write at the end: positions are ignored then. */
 export function isAppend(flags: number): boolean {
   return (flags & O_APPEND) !== 0
+}
+
+/** True if what was opened with these flags has each write on stable storage; O_SYNC includes it. */
+export function isDsync(flags: number): boolean {
+  return (flags & O_DSYNC) !== 0
 }
 
 /** True if what was opened with these flags may be read; of the kernel's two lowest bits 3 is none. */

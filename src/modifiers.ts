@@ -22,6 +22,8 @@ const MSG_WAITALL = 0x100
 export const APPENDS = RWF_APPEND << MODIFIER_SHIFT
 /** Beside the opcode of a read or write: it does not wait. */
 export const NOWAIT = RWF_NOWAIT << MODIFIER_SHIFT
+/** Beside the opcode of a write: it is on stable storage when it is over. */
+export const DSYNC = RWF_DSYNC << MODIFIER_SHIFT
 const DONTCACHE = RWF_DONTCACHE << MODIFIER_SHIFT
 
 /** Options that reads and writes share. preadv2(2). */

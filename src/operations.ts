@@ -13,6 +13,7 @@ import {
   isOutgoing,
   MESSAGE_SLOT,
   OP_CLOSE,
+  OP_LINK_TIMEOUT,
   OP_NOP,
   OP_OPENAT,
   OP_READ,
@@ -57,11 +58,11 @@ import {
   WAITS_FOR_SLOT,
 } from './slots.js'
 import { startBackend } from './start.js'
-import { isSync } from './syncs.js'
+import { noteSync } from './syncs.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 
-const { ECANCELED, EINTR, ENOTSUP, ETIME } = ERRNO
+const { EALREADY, ECANCELED, EINTR, ENOENT, ENOTSUP, ETIME } = ERRNO
 
 /** The operation whose promise is being made. */
 let launching: Operation | undefined
@@ -299,6 +300,7 @@ export class Operations {
       return startMany(this, op)
     } else {
       refusal = this.stageCall(op)
+      if (refusal === undefined) noteSync(op)
     }
     if (refusal !== undefined) return this.refused(op, refusal)
     op.staged = true
@@ -310,10 +312,7 @@ export class Operations {
     const { opcode, flags, slot, offset, length, position, bytes } = op
     const handle = op.file === undefined ? 0 : op.file.handle
     const from = op.other === undefined ? 0 : op.other.handle
-    const to = opcode | flags
-    const refusal = this.backend.stage(to, slot, handle, from, offset, length, position, bytes)
-    if (refusal === undefined && isSync(op)) op.file?.syncs.began(op)
-    return refusal
+    return this.backend.stage(opcode | flags, slot, handle, from, offset, length, position, bytes)
   }
 
   /** The engine took it not. */
@@ -347,12 +346,24 @@ export class Operations {
     }
     const op = this.slots.bySlot[slot]
     if (op === undefined) this.limits.arrive(slot)
-    else if (!op.staged) return
-    else if (isSync(op)) op.file?.syncs.arrived(op, result, this.#goOn)
-    else this.#take(op, result)
+    else if (op.staged) this.#arriveStaged(op, result)
   }
 
-  readonly #goOn = (op: Operation, result: number): void => this.#take(op, result)
+  #arriveStaged(op: Operation, result: number): void {
+    const { sync, follower } = op
+    if (follower?.sync !== undefined) follower.file?.syncs.begins(follower.sync)
+    op.follower = undefined
+    if (sync === undefined) {
+      this.#take(op, result)
+      return
+    }
+    op.file?.syncs.arrived(sync, result, this.#goOn)
+  }
+
+  readonly #goOn = (op: Operation, result: number): void => {
+    op.sync = undefined
+    this.#take(op, result)
+  }
 
   #take(op: Operation, result: number): void {
     if (op.rest === undefined) {
@@ -384,6 +395,10 @@ export class Operations {
   #arriveCall(op: Operation, result: number): void {
     // ETIME is how a timeout says that its time has come; one that counts waits for something else.
     if (op.opcode === OP_TIMEOUT && result === -ETIME && op.length === 0) result = 0
+    // A bound that came as what it bounds ended, or could not be stopped any more (`io_link_timeout_fn`).
+    if (op.opcode === OP_LINK_TIMEOUT && (result === -ENOENT || result === -EALREADY)) {
+      result = -ECANCELED
+    }
     if (result >= 0 && op.opcode === OP_OPENAT) this.settle(op, this.backend.takeOpened(op.slot))
     else if (result >= 0 && op.opcode === OP_STATX) this.settle(op, this.backend.takeStat(op.slot))
     else if (result === -EINTR && canBeginAgain(op)) this.begin(op)
@@ -551,8 +566,9 @@ export class Operations {
 
   /** What is complete, and held for those beside it, has nothing in the engine. */
   #cancelStaged(op: Operation): void {
-    if (!op.staged || (isSync(op) && op.file?.syncs.cancel(op))) return
-    this.backend.cancel(op.slot)
+    if (!op.staged) return
+    if (op.sync?.held !== undefined) op.file?.syncs.cancel(op.sync)
+    else this.backend.cancel(op.slot)
   }
 
   /** The error of a call that came to `result`. */

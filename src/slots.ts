@@ -8,6 +8,7 @@ import type { FileState } from './file-state.js'
 import type { Watch } from './limits.js'
 import type { ManyPart } from './many.js'
 import type { OperationMessage } from './observer.js'
+import type { Sync } from './syncs.js'
 
 /** How an operation goes on when its completion comes. */
 export const KIND_NOP = 0
@@ -110,6 +111,9 @@ export class Operation {
   companion: Operation | undefined = undefined
   /** Of a companion: the write it is behind. */
   behind: Operation | undefined = undefined
+  /** What is known of it while it is a sync, and the sync that begins when it is over. */
+  sync: Sync | undefined = undefined
+  follower: Operation | undefined = undefined
   /** Completions of a chain that are still to come, and what came of this member of it. */
   expected = 0
   outcome = 0
@@ -322,6 +326,8 @@ function clear(op: Operation): void {
   op.datasync = false
   op.companion = undefined
   op.behind = undefined
+  op.sync = undefined
+  op.follower = undefined
   op.expected = 0
   op.outcome = 0
 }

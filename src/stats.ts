@@ -2,6 +2,7 @@
  * Reads the kernel's `struct statx` (statx(2), <linux/stat.h>) into an object like those of
  * `fs.stat`. Pure: it gets 256 bytes and keeps none of them.
  */
+
 import fs, { type Stats as NodeStats } from 'node:fs'
 import type { DirectAlignment } from './errors.js'
 
@@ -32,6 +33,11 @@ const DIO_MEM_ALIGN = 0x98
 const DIO_OFFSET_ALIGN = 0x9c
 
 const { S_IFMT, S_IFREG, S_IFDIR, S_IFBLK, S_IFCHR, S_IFLNK, S_IFIFO, S_IFSOCK } = fs.constants
+
+/** The size that a `struct statx` tells, in bytes, exact also past 2^53. */
+export function exactSize(statx: Uint8Array): bigint {
+  return new DataView(statx.buffer, statx.byteOffset).getBigUint64(SIZE, true)
+}
 
 /**
  * What a file is, with the fields and methods of `fs.Stats`, of which it is an instance.

@@ -1,82 +1,162 @@
 /**
- * What the fsyncs and fdatasyncs of a file come to, beside and after each other. The kernel tells of a
- * failed write-back once for each time that a file is opened: the first that looks is told, and those that
- * run beside it or come later find nothing wrong (`file_check_and_advance_wb_err` in Linux; fsync(2)), though
- * it was their data. Here a success counts when all that ran beside it have succeeded, and after a
- * failure there is none until the file is opened anew.
+ * What the syncs of a file come to, beside and after each other. The kernel tells of a failed write-back once
+ * for each time that a file is opened: the first that looks is told, and those that run beside it or come
+ * later find nothing wrong (`file_check_and_advance_wb_err` in Linux; fsync(2)), though it was their data.
+ * Here a success counts when all that ran beside it have succeeded, and after a failure there is none
+ * until the file is opened anew.
+ *
+ * A sync runs from when the kernel has it, and one that is linked behind another operation from when that is
+ * over: nobody waits for what may never begin.
  */
-import { OP_FSYNC } from './backend.js'
+import { FLAG_DRAIN, OP_FSYNC, OP_SYNC_FILE_RANGE, OP_WRITE, OP_WRITEV } from './backend.js'
 import { ERRNO } from './errno.js'
+import { Fifo } from './fifo.js'
+import { DSYNC } from './modifiers.js'
 import type { Operation } from './slots.js'
 
-const { EACCES, EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, ENOMEM, ENOSYS, ENOTSUP, EPERM, EROFS } =
-  ERRNO
-/** What says that nothing was synced, and nothing of what became of the data. fsync(2). */
-const HARMLESS = new Set(
-  [EACCES, EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, ENOMEM, ENOSYS, ENOTSUP, EPERM, EROFS].map(
-    (errno) => -errno,
-  ),
-)
+const { ECANCELED, EINTR, EIO } = ERRNO
 
-/** A success that waits for those that ran beside it. */
-interface Held {
+type GoOn = (op: Operation, result: number) => void
+
+/** One sync. */
+export interface Sync {
   readonly op: Operation
   readonly number: number
-  /** Of those running when it came, the newest. */
-  readonly newest: number
-  readonly goOn: (op: Operation, result: number) => void
+  /** Whether it is a write that syncs what it wrote, and that alone. */
+  readonly isWrite: boolean
+  /** The how manieth it is of those that ran; 0 before it does. */
+  place: number
+  isOver: boolean
+  /** While its success waits for those beside it: of those the last, and what it comes to. */
+  held: { readonly last: number; readonly result: number; readonly goOn: GoOn } | undefined
 }
 
-/** Whether an operation is the affair of {@link Syncs}. */
-export function isSync(op: Operation): boolean {
-  return op.opcode === OP_FSYNC && op.file !== undefined
+/** Whether an operation tells of failed write-back, and takes the report away from others. */
+export function isSync({ opcode, file, flags }: Operation): boolean {
+  if (file === undefined) return false
+  if (opcode === OP_FSYNC || opcode === OP_SYNC_FILE_RANGE) return true
+  return (opcode === OP_WRITE || opcode === OP_WRITEV) && (file.dsync || (flags & DSYNC) !== 0)
+}
+
+/** Notes that an operation was staged, behind the one before it in its chain if there is one. */
+export function noteSync(op: Operation, before?: Operation): void {
+  if (!isSync(op)) return
+  op.file?.syncs.add(op, before === undefined && (op.flags & FLAG_DRAIN) === 0)
+  // What drains runs beside nothing.
+  if (before !== undefined) before.follower = op
 }
 
 /** The syncs of one file. */
 export class Syncs {
+  readonly #isStaged: (slot: number) => boolean
   #begun = 0
-  /** Those that the engine has, in the order in which they began. */
-  readonly #running = new Map<Operation, number>()
-  #held: Held[] = []
-  /** What the first that failed came to. */
+  /** Those that the engine may not have submitted yet, in its order. */
+  readonly #staged = new Fifo<Sync>()
+  readonly #running = new Fifo<Sync>()
+  /** Those whose success is held, in their order. */
+  readonly #held = new Fifo<Sync>()
+  /** What the first that failed came to, and the last that had begun when one did. */
   #failure = 0
+  #failedLast = 0
 
-  /** One was staged. */
-  began(op: Operation): void {
-    this.#running.set(op, ++this.#begun)
+  constructor(isStaged: (slot: number) => boolean) {
+    this.#isStaged = isStaged
+  }
+
+  /** One was staged; it `runs` as soon as it is submitted, or when {@link begins} says so. */
+  add(op: Operation, runs: boolean): void {
+    const isWrite = op.opcode === OP_WRITE || op.opcode === OP_WRITEV
+    const sync: Sync = { op, number: op.number, isWrite, place: 0, isOver: false, held: undefined }
+    op.sync = sync
+    if (runs) this.#staged.push(sync)
+  }
+
+  /** The operation before it is over. */
+  begins(sync: Sync): void {
+    if (sync.place === 0 && !sync.isOver) this.#run(sync)
+  }
+
+  #run(sync: Sync): void {
+    sync.place = ++this.#begun
+    this.#running.push(sync)
   }
 
   /** One is complete; `goOn` is called with what it comes to, now or when that is known. */
-  arrived(op: Operation, result: number, goOn: (op: Operation, result: number) => void): void {
-    const began = this.#running.get(op) ?? 0
-    this.#running.delete(op)
-    const fails = result < 0 && !HARMLESS.has(result)
-    if (fails && this.#failure === 0) this.#failure = result
-    if (result >= 0 && this.#running.size > 0 && this.#failure === 0) {
-      this.#held.push({ op, number: op.number, newest: this.#begun, goOn })
-    } else {
-      goOn(op, result >= 0 ? this.#failure : result)
+  arrived(sync: Sync, result: number, goOn: GoOn): void {
+    const { op, isWrite } = sync
+    this.#takeSubmitted()
+    sync.isOver = true
+    if (result >= 0) this.#succeeded(sync, result, goOn)
+    else {
+      // Of a write others than EIO are of the write itself: a disk that is full.
+      const isFailure = isWrite ? result === -EIO : result !== -ECANCELED && result !== -EINTR
+      if (isFailure) this.#fail(sync, result)
+      goOn(op, result)
     }
-    if (this.#held.length > 0) this.#release(fails ? began : Infinity)
+    this.#release()
   }
 
-  /** Ends one that is held with ECANCELED; false when it is not. */
-  cancel(op: Operation): boolean {
-    const held = this.#held.find((one) => one.op === op && one.number === op.number)
-    if (held === undefined) return false
-    this.#held = this.#held.filter((one) => one !== held)
-    held.goOn(op, -ECANCELED)
-    return true
+  #succeeded(sync: Sync, result: number, goOn: GoOn): void {
+    const { op, isWrite, place } = sync
+    const isLost = this.#failure !== 0 && (!isWrite || place <= this.#failedLast)
+    if (isLost) goOn(op, this.#failure)
+    else if (this.#oldest() === undefined) goOn(op, result)
+    else if ((op.behind ?? op).cancelled) goOn(op, -ECANCELED)
+    else {
+      sync.held = { last: this.#begun, result, goOn }
+      this.#held.push(sync)
+    }
   }
 
-  /** Goes on with those beside which none runs any more, or ran the one that `failed`, by when it began. */
-  #release(failed: number): void {
-    const oldest = this.#running.values().next().value ?? Infinity
-    const all = this.#held
-    this.#held = all.filter(({ newest }) => newest < failed && newest >= oldest)
-    for (const { op, number, newest, goOn } of all) {
-      if (newest < failed && newest >= oldest) continue
-      if (op.number === number) goOn(op, newest >= failed ? this.#failure : 0)
+  /** Ends one that is held with ECANCELED. */
+  cancel(sync: Sync): void {
+    const { held, op } = sync
+    sync.held = undefined
+    held?.goOn(op, -ECANCELED)
+  }
+
+  /** What is staged in the order of the calls is submitted in it. */
+  #takeSubmitted(): void {
+    for (let sync = this.#staged.first; sync !== undefined; sync = this.#staged.first) {
+      if (!sync.isOver && this.#isStaged(sync.op.slot)) return
+      this.#staged.shift()
+      if (!sync.isOver) this.#run(sync)
     }
+  }
+
+  /** The oldest that runs. */
+  #oldest(): Sync | undefined {
+    while (this.#running.first?.isOver) this.#running.shift()
+    return this.#running.first
+  }
+
+  /** One has failed: so have those held that it ran beside. */
+  #fail({ place }: Sync, result: number): void {
+    if (this.#failure === 0) this.#failure = result
+    this.#failedLast = this.#begun
+    const lost: Sync[] = []
+    for (let sync = this.#held.last; sync !== undefined; sync = this.#held.last) {
+      if (sync.held !== undefined && sync.held.last < place) break
+      this.#held.pop()
+      lost.push(sync)
+    }
+    for (const sync of lost.reverse()) this.#goOn(sync, this.#failure)
+  }
+
+  /** Goes on with those beside which none runs any more. */
+  #release(): void {
+    for (let sync = this.#held.first; sync !== undefined; sync = this.#held.first) {
+      const oldest = this.#oldest()?.place ?? Infinity
+      if (sync.held !== undefined && sync.held.last >= oldest) return
+      this.#held.shift()
+      this.#goOn(sync, sync.held?.result ?? 0)
+    }
+  }
+
+  /** Unless it was cancelled, or its record is another operation's by now. */
+  #goOn(sync: Sync, result: number): void {
+    const { op, number, held } = sync
+    sync.held = undefined
+    if (held !== undefined && op.number === number) held.goOn(op, result)
   }
 }

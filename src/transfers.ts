@@ -39,6 +39,7 @@ import {
   STAGED,
   WAITS_FOR_MEMORY,
 } from './slots.js'
+import { noteSync } from './syncs.js'
 
 const { EAGAIN, EBADF, ECANCELED, EINTR, EIO } = ERRNO
 /** Most bytes that are bounced at once: longer transfers go in pieces. */
@@ -174,10 +175,11 @@ export class Transfers {
       return this.#operations.refused(op, refusal)
     }
     op.staged = true
+    if (op.opcode === OP_WRITE) noteSync(op)
     if (chained) {
       op.expected = 1
       // The engine ends a chain whose next member it refuses, and so this write.
-      if (!this.#stageBehind(op)) (op.companion as Operation).outcome = -ECANCELED
+      if (!this.#stageBehind(op, op)) (op.companion as Operation).outcome = -ECANCELED
     }
     return STAGED
   }
@@ -264,12 +266,12 @@ export class Transfers {
   }
 
   /** Stages the fdatasync of a write; refused where the engine has ended. */
-  #stageBehind(op: Operation): boolean {
+  #stageBehind(op: Operation, before?: Operation): boolean {
     const companion = op.companion as Operation
     const handle = (op.file as FileState).handle
     const refusal = this.#backend.stage(OP_FSYNC, companion.slot, handle, 0, 0, 1, 0)
     if (refusal !== undefined) return false
-    op.file?.syncs.began(companion)
+    noteSync(companion, before)
     op.expected++
     op.staged = true
     companion.staged = true
