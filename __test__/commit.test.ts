@@ -174,7 +174,7 @@ fuseTest('a write whose fdatasync is cancelled says by whom, and that it is writ
       const controller = new AbortController()
       const limits = {
         signal: { signal: controller.signal },
-        timeoutMs: { timeoutMs: 400 },
+        timeoutMs: { timeoutMs: 2500 },
         close: {},
       }[by]
       const options = { datasync: true, ...limits }
