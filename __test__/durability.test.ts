@@ -5,7 +5,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, submittedBy } from './helpers/ring.js'
-import { fifo, folder, scratch, tmpfs } from './helpers/scratch.js'
+import { fifo, folder, scratch, takenOut, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 import test from './helpers/test.js'
 
@@ -136,16 +136,11 @@ test('a short write to a FIFO goes on before its fdatasync is due', async (t) =>
   const content = pattern(300_000)
   const writing = rejection(writer.writeAt(content, 0, { datasync: true }))
   t.true(await isPending(writing), 'a pipe holds 64 KiB')
-  const parts: Buffer[] = []
-  for (let got = 0; got < content.length; ) {
-    const part = await reader.bytesAt(0, 100_000)
-    got += part.length
-    parts.push(part)
-  }
+  const came = await takenOut(reader, content.length)
   const error = await writing
   t.is(error.message, 'EINVAL: invalid argument, fdatasync')
   t.is(error.bytesWritten, content.length)
-  t.is(Buffer.concat(parts).compare(content), 0)
+  t.is(came.compare(content), 0)
   assertIdle(t, queue)
 })
 

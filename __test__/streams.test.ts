@@ -7,7 +7,7 @@ import type { File, Queue } from 'node-uring'
 import { assertBytes, GUARD, SOURCES } from './helpers/guards.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, ring } from './helpers/ring.js'
-import { fifo } from './helpers/scratch.js'
+import { fifo, takenOut } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 import test, { type ExecutionContext } from './helpers/test.js'
 
@@ -91,14 +91,9 @@ test('a write to a FIFO writes all, however little the FIFO holds', async (t) =>
   const content = pattern(MIB + 12_345)
   const writing = writer.writeAt(content, 0)
   t.true(await isPending(writing), 'a pipe holds 64 KiB')
-  const parts: Buffer[] = []
-  for (let got = 0; got < content.length; ) {
-    const part = await reader.bytesAt(0, 100_000)
-    got += part.length
-    parts.push(part)
-  }
+  const came = await takenOut(reader, content.length)
   t.is(await writing, content.length)
-  assertBytes(t, Buffer.concat(parts), content, 'what came out')
+  assertBytes(t, came, content, 'what came out')
   assertIdle(t, queue)
 })
 

@@ -14,13 +14,13 @@ const [EIO, ECANCELED, EINTR, ENOSPC] = [-5, -125, -4, -28]
 /** Syncs, and what each came to: nothing while that is not known. */
 function watched() {
   const staged = new Set<number>()
-  const syncs = new Syncs((slot) => staged.has(slot))
   const results = new Map<Operation, number>()
   let slots = 0
   const goOn = (op: Operation, result: number) => {
     if (results.has(op)) throw new Error('twice')
     results.set(op, result)
   }
+  const syncs = new Syncs((slot) => staged.has(slot), goOn)
   /** Stages one, which is submitted at once unless it is `kept`. */
   const begin = (kept = false, opcode = OP_FSYNC, runs = true): Operation => {
     const op = new Operation()
@@ -32,7 +32,7 @@ function watched() {
   }
   const end = (op: Operation, result: number) => {
     staged.delete(op.slot)
-    if (op.sync !== undefined) syncs.arrived(op.sync, result, goOn)
+    if (op.sync !== undefined) syncs.arrived(op.sync, result)
   }
   return { syncs, staged, results, begin, end }
 }

@@ -224,7 +224,8 @@ export class Appends {
     const options = { internal: true }
     try {
       const result = await this.#operations.call(OP_FSYNC, this.#file, 0, 1, 0, options)
-      if (typeof result === 'number' && result < 0) throw systemError(result, 'fdatasync')
+      if (typeof result === 'number' && result < 0)
+        throw this.#operations.failure(result, 'fdatasync')
       for (const member of members) this.#settle(member)
     } catch (error) {
       this.#notSynced(members, error as Error)

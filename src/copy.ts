@@ -8,7 +8,7 @@ import { ERRNO } from './errno.js'
 import { invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import { checkAlignment, type FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
-import { exactSize, STATX_STATS } from './stats.js'
+import { exactSize, STATX_STATS, Stats } from './stats.js'
 import { moved } from './transfers.js'
 import { checkFunction, checkInteger, checkOptions, checkPosition } from './validate.js'
 
@@ -92,11 +92,11 @@ class Copy {
    */
   async #withinOneFile(): Promise<void> {
     const [position, toPosition] = [BigInt(this.#position), BigInt(this.#toPosition)]
-    if (this.#from.hasSize) {
-      const rest = exactSize(await this.#from.statx(STATX_STATS, this.#limits)) - position
-      this.#check()
-      if (rest < this.#length) this.#length = Math.max(0, Number(rest))
-    }
+    const statx = await this.#from.statx(STATX_STATS, this.#limits)
+    this.#check()
+    // Of a device it tells no size.
+    const rest = exactSize(statx) - position
+    if (new Stats(statx).isFile() && rest < this.#length) this.#length = Math.max(0, Number(rest))
     const apart = position < toPosition ? toPosition - position : position - toPosition
     if (apart >= this.#length) return
     const reason = `must be ${this.#length} bytes or more from the position that is copied from in one file`

@@ -49,7 +49,6 @@ export function errnoWords(errno: number): readonly [code: string, words: string
 
 /** The error numbers that this package knows by name. */
 const NAMES = [
-  'EACCES',
   'EAGAIN',
   'EALREADY',
   'EBADF',
@@ -65,10 +64,8 @@ const NAMES = [
   'ENAMETOOLONG',
   'ENOENT',
   'ENOMEM',
-  'ENOSYS',
   'ENOTSUP',
   'EPERM',
-  'EROFS',
   'ESPIPE',
   'ETIME',
 ] as const

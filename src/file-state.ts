@@ -2,7 +2,7 @@
  * What an open file is to the operations on it, how it is closed, and how long that waits. The public
  * `File` is over this; operations hold this and not the `File`, which can be collected.
  */
-import { fstatSync } from 'node:fs'
+import { fstatSync, type Stats as NodeStats } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
 import { Appends } from './appends.js'
 import {
@@ -42,15 +42,6 @@ export interface CloseOptions {
   timeoutMs?: number
 }
 
-/** What is learned of a file. */
-interface Kind {
-  readonly dev: number
-  readonly ino: number
-  readonly rdev: number
-  isFile(): boolean
-  isBlockDevice(): boolean
-}
-
 /** What operations need to know of an open file. */
 export class FileState {
   readonly operations: Operations
@@ -65,8 +56,6 @@ export class FileState {
   fills: boolean | undefined = undefined
   /** Which file it is, of all of this machine; undefined until it was asked what it is. */
   identity: string | undefined = undefined
-  /** Whether it is a regular file, whose size statx(2) tells. */
-  hasSize = false
   /** Operations under way. */
   pending = 0
   /** Nothing new may start. */
@@ -125,15 +114,14 @@ export class FileState {
     return this.#learning
   }
 
-  #learned(stats: Kind): void {
+  #learned(stats: NodeStats): void {
     this.fills = stats.isFile() || stats.isBlockDevice()
     // A device by any of its names.
     this.identity = stats.isBlockDevice() ? `device ${stats.rdev}` : `${stats.dev} ${stats.ino}`
-    this.hasSize = stats.isFile()
   }
 
   /** What learns must not wait for a slot: those who wait for it may have them all. */
-  async #stats(): Promise<Kind> {
+  async #stats(): Promise<NodeStats> {
     if (this.operations.slots.isFull) return fstatSync(this.fd)
     return new Stats(await this.statx(STATX_STATS))
   }
@@ -150,8 +138,8 @@ export class FileState {
 
   /** What its syncs come to. */
   get syncs(): Syncs {
-    const { backend } = this.operations
-    this.#syncs ??= new Syncs((slot) => backend.isStaged(slot))
+    const { backend, goOnWith } = this.operations
+    this.#syncs ??= new Syncs((slot) => backend.isStaged(slot), goOnWith)
     return this.#syncs
   }
 

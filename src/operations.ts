@@ -351,16 +351,19 @@ export class Operations {
 
   #arriveStaged(op: Operation, result: number): void {
     const { sync, follower } = op
-    if (follower?.sync !== undefined) follower.file?.syncs.begins(follower.sync)
-    op.follower = undefined
+    if (follower !== undefined) {
+      op.follower = undefined
+      follower.op.file?.syncs.begins(follower)
+    }
     if (sync === undefined) {
       this.#take(op, result)
       return
     }
-    op.file?.syncs.arrived(sync, result, this.#goOn)
+    op.file?.syncs.arrived(sync, result)
   }
 
-  readonly #goOn = (op: Operation, result: number): void => {
+  /** What a sync came to is known: {@link Syncs}. */
+  readonly goOnWith = (op: Operation, result: number): void => {
     op.sync = undefined
     this.#take(op, result)
   }

@@ -138,11 +138,7 @@ export class Queue extends Posts {
   open(path: PathLike, flags?: string | number, options: OpenOptions = {}): Promise<File> {
     const made = op.open(path, flags, options)
     if (made.file !== undefined && made.file.operations !== this.#operations) {
-      throw invalidArgValue(
-        'options.directory',
-        options.directory,
-        'is of another queue. Use the one that opened it',
-      )
+      throw ofAnotherQueue('options.directory', options.directory)
     }
     return run(this.#operations, made, options)
   }
@@ -277,7 +273,7 @@ export class Queue extends Posts {
     const state = stateOf(file)
     const limits = checkLimits(options)
     if (state.operations !== this.#operations) {
-      throw invalidArgValue('file', file, 'is of another queue. Use the one that opened it')
+      throw ofAnotherQueue('file', file)
     }
     return state.commits.commit(limits)
   }
@@ -433,4 +429,8 @@ export class Queue extends Posts {
     this.#operations.cancel(isEndless)
     return closed
   }
+}
+
+function ofAnotherQueue(name: string, value: unknown): Error {
+  return invalidArgValue(name, value, 'is of another queue. Use the one that opened it')
 }

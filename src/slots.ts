@@ -113,7 +113,7 @@ export class Operation {
   behind: Operation | undefined = undefined
   /** What is known of it while it is a sync, and the sync that begins when it is over. */
   sync: Sync | undefined = undefined
-  follower: Operation | undefined = undefined
+  follower: Sync | undefined = undefined
   /** Completions of a chain that are still to come, and what came of this member of it. */
   expected = 0
   outcome = 0

@@ -2,7 +2,6 @@
  * Reads the kernel's `struct statx` (statx(2), <linux/stat.h>) into an object like those of
  * `fs.stat`. Pure: it gets 256 bytes and keeps none of them.
  */
-
 import fs, { type Stats as NodeStats } from 'node:fs'
 import type { DirectAlignment } from './errors.js'
 

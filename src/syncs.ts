@@ -16,8 +16,6 @@ import type { Operation } from './slots.js'
 
 const { ECANCELED, EINTR, EIO } = ERRNO
 
-type GoOn = (op: Operation, result: number) => void
-
 /** One sync. */
 export interface Sync {
   readonly op: Operation
@@ -28,27 +26,32 @@ export interface Sync {
   place: number
   isOver: boolean
   /** While its success waits for those beside it: of those the last, and what it comes to. */
-  held: { readonly last: number; readonly result: number; readonly goOn: GoOn } | undefined
+  held: { readonly last: number; readonly result: number } | undefined
+}
+
+function isWrite(opcode: number): boolean {
+  return opcode === OP_WRITE || opcode === OP_WRITEV
 }
 
 /** Whether an operation tells of failed write-back, and takes the report away from others. */
 export function isSync({ opcode, file, flags }: Operation): boolean {
   if (file === undefined) return false
   if (opcode === OP_FSYNC || opcode === OP_SYNC_FILE_RANGE) return true
-  return (opcode === OP_WRITE || opcode === OP_WRITEV) && (file.dsync || (flags & DSYNC) !== 0)
+  return isWrite(opcode) && (file.dsync || (flags & DSYNC) !== 0)
 }
 
 /** Notes that an operation was staged, behind the one before it in its chain if there is one. */
 export function noteSync(op: Operation, before?: Operation): void {
   if (!isSync(op)) return
-  op.file?.syncs.add(op, before === undefined && (op.flags & FLAG_DRAIN) === 0)
   // What drains runs beside nothing.
-  if (before !== undefined) before.follower = op
+  op.file?.syncs.add(op, before === undefined && (op.flags & FLAG_DRAIN) === 0)
+  if (before !== undefined) before.follower = op.sync
 }
 
 /** The syncs of one file. */
 export class Syncs {
   readonly #isStaged: (slot: number) => boolean
+  readonly #goOnWith: (op: Operation, result: number) => void
   #begun = 0
   /** Those that the engine may not have submitted yet, in its order. */
   readonly #staged = new Fifo<Sync>()
@@ -59,16 +62,26 @@ export class Syncs {
   #failure = 0
   #failedLast = 0
 
-  constructor(isStaged: (slot: number) => boolean) {
+  /** `goOnWith` is called with what each comes to, when that is known. */
+  constructor(
+    isStaged: (slot: number) => boolean,
+    goOnWith: (op: Operation, result: number) => void,
+  ) {
     this.#isStaged = isStaged
+    this.#goOnWith = goOnWith
   }
 
   /** One was staged; it `runs` as soon as it is submitted, or when {@link begins} says so. */
   add(op: Operation, runs: boolean): void {
-    const isWrite = op.opcode === OP_WRITE || op.opcode === OP_WRITEV
-    const sync: Sync = { op, number: op.number, isWrite, place: 0, isOver: false, held: undefined }
-    op.sync = sync
-    if (runs) this.#staged.push(sync)
+    op.sync = {
+      op,
+      number: op.number,
+      isWrite: isWrite(op.opcode),
+      place: 0,
+      isOver: false,
+      held: undefined,
+    }
+    if (runs) this.#staged.push(op.sync)
   }
 
   /** The operation before it is over. */
@@ -81,38 +94,36 @@ export class Syncs {
     this.#running.push(sync)
   }
 
-  /** One is complete; `goOn` is called with what it comes to, now or when that is known. */
-  arrived(sync: Sync, result: number, goOn: GoOn): void {
+  /** One is complete. */
+  arrived(sync: Sync, result: number): void {
     const { op, isWrite } = sync
     this.#takeSubmitted()
     sync.isOver = true
-    if (result >= 0) this.#succeeded(sync, result, goOn)
+    if (result >= 0) this.#succeeded(sync, result)
     else {
       // Of a write others than EIO are of the write itself: a disk that is full.
       const isFailure = isWrite ? result === -EIO : result !== -ECANCELED && result !== -EINTR
       if (isFailure) this.#fail(sync, result)
-      goOn(op, result)
+      this.#goOnWith(op, result)
     }
     this.#release()
   }
 
-  #succeeded(sync: Sync, result: number, goOn: GoOn): void {
+  #succeeded(sync: Sync, result: number): void {
     const { op, isWrite, place } = sync
     const isLost = this.#failure !== 0 && (!isWrite || place <= this.#failedLast)
-    if (isLost) goOn(op, this.#failure)
-    else if (this.#oldest() === undefined) goOn(op, result)
-    else if ((op.behind ?? op).cancelled) goOn(op, -ECANCELED)
+    if (isLost) this.#goOnWith(op, this.#failure)
+    else if (this.#oldest() === undefined) this.#goOnWith(op, result)
+    else if ((op.behind ?? op).cancelled) this.#goOnWith(op, -ECANCELED)
     else {
-      sync.held = { last: this.#begun, result, goOn }
+      sync.held = { last: this.#begun, result }
       this.#held.push(sync)
     }
   }
 
   /** Ends one that is held with ECANCELED. */
   cancel(sync: Sync): void {
-    const { held, op } = sync
-    sync.held = undefined
-    held?.goOn(op, -ECANCELED)
+    this.#letGo(sync, -ECANCELED)
   }
 
   /** What is staged in the order of the calls is submitted in it. */
@@ -140,7 +151,7 @@ export class Syncs {
       this.#held.pop()
       lost.push(sync)
     }
-    for (const sync of lost.reverse()) this.#goOn(sync, this.#failure)
+    for (const sync of lost.reverse()) this.#letGo(sync, this.#failure)
   }
 
   /** Goes on with those beside which none runs any more. */
@@ -149,14 +160,14 @@ export class Syncs {
       const oldest = this.#oldest()?.place ?? Infinity
       if (sync.held !== undefined && sync.held.last >= oldest) return
       this.#held.shift()
-      this.#goOn(sync, sync.held?.result ?? 0)
+      this.#letGo(sync, sync.held?.result ?? 0)
     }
   }
 
-  /** Unless it was cancelled, or its record is another operation's by now. */
-  #goOn(sync: Sync, result: number): void {
+  /** Goes on with one that is held, unless it was cancelled or its record is another operation's by now. */
+  #letGo(sync: Sync, result: number): void {
     const { op, number, held } = sync
     sync.held = undefined
-    if (held !== undefined && op.number === number) held.goOn(op, result)
+    if (held !== undefined && op.number === number) this.#goOnWith(op, result)
   }
 }

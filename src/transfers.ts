@@ -1,8 +1,8 @@
 /**
  * Transfers: reads and writes, from a buffer of any kind to a file or back, in as many pieces as it
  * takes. In place over arena chunks, else copied through bounce chunks; direct files by whole blocks;
- * an fdatasync linked behind the last piece of a write: the steps of one loop, which stand together. Staging, waiting and settling are those of
- * `operations.ts`, for transfers as for all others.
+ * an fdatasync linked behind the last piece of a write: the steps of one loop, which stand together.
+ * Staging, waiting and settling are those of `operations.ts`, for transfers as for all others.
  */
 import {
   type Backend,

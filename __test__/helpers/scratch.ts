@@ -6,6 +6,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import type { ExecutionContext } from 'ava'
+import type { File } from 'node-uring'
 
 /** Something that undoes what was made: a test, or a `before` hook's own list. */
 export interface Teardown {
@@ -35,6 +36,17 @@ export function fifo(t: Teardown): string {
   const made = path.join(folder(t), 'fifo')
   execFileSync('mkfifo', [made])
   return made
+}
+
+/** What comes out of a FIFO until it is so many bytes. */
+export async function takenOut(reader: File, bytes: number): Promise<Buffer> {
+  const parts: Buffer[] = []
+  for (let got = 0; got < bytes; ) {
+    const part = await reader.bytesAt(0, 100_000)
+    got += part.length
+    parts.push(part)
+  }
+  return Buffer.concat(parts)
 }
 
 /** A tmpfs of `bytes`, mounted. Needs root. */
