@@ -109,7 +109,7 @@ fn every_refusal_is_met_by_a_test() {
         Refusal::Closed,       // shutdown.rs
         Refusal::Failed,       // refused_enter.rs
         Refusal::ChainTooLong, // chains.rs
-        Refusal::Credentials,  // asked_for.rs
+        Refusal::Credentials,  // polling_thread.rs
     ];
     for refusal in REFUSALS {
         assert!(met(&refusal) != elsewhere.contains(&refusal), "{refusal:?}");

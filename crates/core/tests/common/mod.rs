@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use node_uring_core::arena::PoolStats;
 use node_uring_core::{
-    ChunkId, Completion, Engine, EngineOptions, FileHandle, Pool, Request, Setup, TaskRun, Turn,
+    ChunkId, Completion, Engine, EngineOptions, FileHandle, OperationSet, Pool, Request, Setup,
+    SqPoll, TaskRun, Turn,
 };
 use proptest::prelude::ProptestConfig;
 
@@ -81,6 +82,19 @@ pub fn with_entries(entries: u32, cq_entries: u32) -> EngineOptions {
 pub fn with_task_run(task_run: TaskRun) -> EngineOptions {
     let small = small();
     EngineOptions { setup: Setup { task_run, ..small.setup }, ..small }
+}
+
+/// Options of a ring with a polling thread that sleeps after so long without work.
+pub fn polled(idle_ms: u32) -> EngineOptions {
+    let sqpoll = Some(SqPoll { idle_ms, cpu: None });
+    let setup = Setup { sqpoll, task_run: TaskRun::Interrupt, ..small().setup };
+    EngineOptions { setup, ..small() }
+}
+
+/// Options of a ring that takes these operations only.
+pub fn restricted(names: &[&str]) -> EngineOptions {
+    let restrict = Some(OperationSet::named(names).expect("known names"));
+    EngineOptions { setup: Setup { restrict, ..small().setup }, ..small() }
 }
 
 /// Every kind of task running.
