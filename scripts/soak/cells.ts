@@ -11,6 +11,12 @@ export const GUARD = 0xa5
 /** Something is not as it must be. */
 export class Wrong extends Error {}
 
+/** What an operation rejects with. */
+export interface Failure extends Error {
+  code?: string
+  bytesWritten?: number
+}
+
 function checkOf(file: number, cell: number, version: number): number {
   let mixed = Math.imul(file ^ 0x9e3779b9, 0x85ebca6b) ^ Math.imul(cell + 1, 0xc2b2ae35)
   mixed = Math.imul(mixed ^ (mixed >>> 15), version | 1) ^ version

@@ -6,9 +6,11 @@
 import { readFileSync, rmSync } from 'node:fs'
 import { setTimeout as after, setImmediate as soon } from 'node:timers/promises'
 import type { File, Queue } from 'node-uring'
+import { Buffers } from './buffers.js'
 import {
   CELL_BYTES,
   expectedBytes,
+  type Failure,
   fill,
   firstDifference,
   GUARD,
@@ -17,16 +19,14 @@ import {
   verify,
   Wrong,
 } from './cells.js'
+import { type Lock, Locks } from './locks.js'
 import type { Random } from './random.js'
 
 const MIB = 1 << 20
 const LENGTH_MAX = 3 * MIB
-/** Bytes on either side of a buffer that nobody may touch. */
-const GUARD_BYTES = 32
 const KEPT_MAX = 24
 /** What an operation rejects with whose buffer went. */
 const GONE = ['ERR_URING_BUFFER_DETACHED']
-const GUARDS = Buffer.alloc(LENGTH_MAX + 8192, GUARD)
 
 export interface LaneOptions {
   fileId: number
@@ -57,26 +57,11 @@ export function noCounts(): Counts {
   return { steps: 0, bytesRead: 0, bytesWritten: 0, aborted: 0, detached: 0, held: 0 }
 }
 
-interface Lock {
-  from: number
-  to: number
-  writes: boolean
-  sinceMs: number
-  what: string
-}
-
-type Movable = ArrayBuffer & { transfer(): ArrayBuffer }
-
-interface Failure extends Error {
-  code?: string
-  bytesWritten?: number
-}
-
 type Outcome = { count: number; error?: never } | { error: Failure; count?: never }
 
 export class Lane {
   readonly counts = noCounts()
-  readonly locks = new Set<Lock>()
+  readonly locks = new Locks()
   #options: LaneOptions
   #random: Random
   #model = new Model()
@@ -87,23 +72,17 @@ export class Lane {
   #active = 0
   #gate: Promise<void> | undefined
   #onActive: (() => void) | undefined
-  /** Operations may be cancelled just now. */
-  #cancelling = false
   /** The kernel held a write when the queue ended: nobody knows what the file holds. */
   #lost = false
-  #spare: Buffer[] = []
+  #buffers: Buffers
   #kept: { bytes: Buffer; from: number; fileId: number; segments: Segment[] }[] = []
 
   constructor(options: LaneOptions) {
     this.#options = options
-    this.#random = options.random
-  }
-
-  /** What is under way the longest. */
-  oldest(): Lock | undefined {
-    let oldest: Lock | undefined
-    for (const lock of this.locks) if (lock.sinceMs < (oldest?.sinceMs ?? Infinity)) oldest = lock
-    return oldest
+    const { random, wholeCells } = options
+    this.#random = random
+    // Not moved in workers: what was moved stays mapped when they end before the collector has come.
+    this.#buffers = new Buffers({ random, lengthMax: LENGTH_MAX, moves: wholeCells !== true })
   }
 
   get path(): string {
@@ -118,12 +97,12 @@ export class Lane {
     const strands = Array.from({ length: this.#options.strands }, () => this.#strand())
     if (hard) {
       await after(Math.max(0, until - Date.now()))
-      this.#cancelling = true
+      this.#buffers.cancelling = true
       await this.#closing(queue.close({ timeoutMs: 0 }))
     }
     await Promise.all(strands)
-    this.#cancelling = false
-    this.#spare = []
+    this.#buffers.cancelling = false
+    this.#buffers.clear()
     for (const kept of this.#kept.splice(0)) this.#verifyKept(kept)
     if (hard) {
       if (this.#lost) this.#startOver()
@@ -186,15 +165,6 @@ export class Lane {
 
   // ---- who may do what ------------------------------------------------------------------------
 
-  #lock(from: number, to: number, writes: boolean, what: string): Lock | undefined {
-    for (const lock of this.locks) {
-      if ((writes || lock.writes) && from < lock.to && lock.from < to) return undefined
-    }
-    const lock = { from, to, writes, sinceMs: Date.now(), what: `${what}, ${to - from} at ${from}` }
-    this.locks.add(lock)
-    return lock
-  }
-
   /** The block that writes are of. */
   get #unit(): number {
     const cell = this.#options.wholeCells ? CELL_BYTES : 1
@@ -207,7 +177,7 @@ export class Lane {
       const length = this.#random.magnitude(LENGTH_MAX)
       const from = this.#random.below(this.#model.size + 1000)
       const to = from + length > this.#model.size ? Infinity : from + length
-      const lock = this.#lock(from, to, false, what)
+      const lock = this.locks.take(from, to, false, what)
       if (lock !== undefined) return { from, length, lock }
     }
     return undefined
@@ -227,7 +197,7 @@ export class Lane {
         continue
       }
       const past = from + length > size
-      const lock = this.#lock(
+      const lock = this.locks.take(
         past ? Math.min(from, size) : from,
         past ? Infinity : from + length,
         true,
@@ -267,7 +237,7 @@ export class Lane {
       const error = thrown as Failure
       const code = error.code ?? ''
       const cancelled = ['ABORT_ERR', 'EBADF', 'ERR_URING_CLOSED'].includes(code)
-      if (cancelled && this.#cancelling) {
+      if (cancelled && this.#buffers.cancelling) {
         this.counts.aborted++
         if (code === 'ERR_URING_CLOSED' && what.startsWith('write')) this.#lost = true
         return { error }
@@ -288,73 +258,6 @@ export class Lane {
     }
   }
 
-  // ---- memory -----------------------------------------------------------------------------------
-
-  /** A buffer with guarded bytes around its middle, from the arena if there is room. */
-  #buffer(arena: boolean, length: number): { whole: Buffer; start: number; arena: boolean } {
-    const { alignment } = this.#file
-    const aligned = alignment !== undefined && this.#random.chance(70)
-    const start = aligned ? 4096 : GUARD_BYTES + this.#random.below(64)
-    const bytes = start + length + GUARD_BYTES
-    if (!arena) return { whole: Buffer.allocUnsafeSlow(bytes), start, arena }
-    const index = this.#spare.findIndex((spare) => spare.length >= bytes)
-    if (index >= 0) return { whole: this.#spare.splice(index, 1)[0] as Buffer, start, arena }
-    try {
-      return { whole: this.#queue.alloc(bytes), start, arena }
-    } catch (error) {
-      const { code } = error as Failure
-      const closed = code === 'ERR_URING_CLOSED' && this.#cancelling
-      if (code !== 'ERR_URING_NO_MEMORY' && !closed) throw error
-      return { whole: Buffer.allocUnsafeSlow(bytes), start, arena: false }
-    }
-  }
-
-  /** Frees it, keeps it, or lets the collector find it. */
-  #done(whole: Buffer, arena: boolean): void {
-    if (!arena) return
-    const fate = this.#random.below(10)
-    if (fate < 5 && !this.#cancelling) {
-      this.#queue.free(whole)
-      if (whole.length !== 0) throw new Wrong('a buffer that was freed has a length')
-    } else if (fate < 7 && this.#spare.length < 8) {
-      this.#spare.push(whole)
-    } else if (fate < 8 && 'transfer' in ArrayBuffer.prototype && !this.#options.wholeCells) {
-      // Node 22: the memory goes along to another ArrayBuffer, and is the collector's from there.
-      // Not in workers: what was moved stays mapped when they end before the collector has come.
-      const moved = new Uint8Array((whole.buffer as Movable).transfer())
-      moved.fill(GUARD)
-    }
-  }
-
-  /**
-   * Frees it in flight, which is refused while the kernel has it. It has not where a direct file
-   * copies what is not aligned, nor while the operation waits for room: that one must be rejected.
-   */
-  #freeInFlight(whole: Buffer, what: string): boolean {
-    if (!this.#random.chance(3) || this.#cancelling) return false
-    const mayBeFree = this.#file.alignment !== undefined || this.#queue.stats().waiting > 0
-    try {
-      this.#queue.free(whole)
-    } catch (error) {
-      if ((error as Failure).code === 'ERR_URING_IN_FLIGHT') return false
-      throw error
-    }
-    if (!mayBeFree) throw new Wrong(`${what}: its buffer could be freed in flight`)
-    return true
-  }
-
-  /** Some kind of view over `length` bytes of `whole` from `start` on. */
-  #view(whole: Buffer, start: number, length: number): NodeJS.ArrayBufferView {
-    const at = whole.byteOffset + start
-    const kind = this.#random.below(4)
-    if (kind === 0) return new DataView(whole.buffer, at, length)
-    if (kind === 1 && at % 2 === 0 && length % 2 === 0) {
-      return new Uint16Array(whole.buffer, at, length / 2)
-    }
-    if (kind === 2) return new Uint8Array(whole.buffer, at, length)
-    return whole.subarray(start, start + length)
-  }
-
   // ---- steps ------------------------------------------------------------------------------------
 
   #position(from: number): number | bigint {
@@ -365,13 +268,14 @@ export class Lane {
     const place = this.#lockRead('read')
     if (place === undefined) return
     const { from, length, lock } = place
-    const { whole, start, arena } = this.#buffer(wantsArena, length)
+    const buffer = this.#buffers.take(this.#queue, this.#file, wantsArena, length)
+    const { whole, start, arena } = buffer
     const what = `read of ${length} at ${from}${arena ? ', arena' : ''}`
     whole.fill(GUARD)
     const segments = this.#model.parts(from, from + length)
     const expected = Math.max(0, Math.min(this.#model.size - from, length))
-    const promise = this.#file.readAt(this.#view(whole, start, length), this.#position(from))
-    const freed = arena && this.#freeInFlight(whole, what)
+    const promise = this.#file.readAt(this.#buffers.view(buffer, length), this.#position(from))
+    const freed = this.#buffers.freeInFlight(this.#queue, this.#file, buffer, what)
     const { count, error } = await this.#outcome(promise, what, freed ? GONE : [])
     this.locks.delete(lock)
     if (error !== undefined && GONE.includes(error.code ?? '')) this.counts.detached++
@@ -384,21 +288,14 @@ export class Lane {
       this.counts.bytesRead += count
       // A direct read in place may write zeros behind the end of the file.
       const after = this.#file.alignment === undefined ? start + count : start + length
-      this.#verifyGuard(whole.subarray(0, start), what)
-      this.#verifyGuard(whole.subarray(after), what)
+      this.#buffers.verifyGuard(whole.subarray(0, start), what)
+      this.#buffers.verifyGuard(whole.subarray(after), what)
     }
-    this.#done(whole, arena)
+    this.#buffers.done(this.#queue, buffer)
   }
 
   #expectCount(count: number, expected: number, what: string): void {
     if (count !== expected) throw new Wrong(`${what}: ${count} bytes in place of ${expected}`)
-  }
-
-  #verifyGuard(bytes: Buffer, what: string): void {
-    const untouched = GUARDS.subarray(0, bytes.length)
-    if (bytes.length > untouched.length || bytes.equals(untouched)) return
-    const at = firstDifference(bytes, untouched)
-    throw new Wrong(`${what}: a byte beside the buffer was written (${at} of ${bytes.length})`)
   }
 
   async #bytesAt(): Promise<void> {
@@ -436,17 +333,18 @@ export class Lane {
     const place = this.#lockWrite('write')
     if (place === undefined) return this.#full()
     const { from, length, lock } = place
-    const { whole, start, arena } = this.#buffer(wantsArena, length)
+    const buffer = this.#buffers.take(this.#queue, this.#file, wantsArena, length)
+    const { whole, start, arena } = buffer
     const version = ++this.#version
     fill(whole.subarray(start, start + length), this.#options.fileId, version, from)
     const datasync = this.#random.chance(4)
-    const promise = this.#startWrite(this.#view(whole, start, length), from, datasync)
+    const promise = this.#startWrite(this.#buffers.view(buffer, length), from, datasync)
     const what = `write of ${length} at ${from}${arena ? ', arena' : ''}${datasync ? ', datasync' : ''}`
-    const freed = arena && this.#freeInFlight(whole, what)
+    const freed = this.#buffers.freeInFlight(this.#queue, this.#file, buffer, what)
     const outcome = await this.#outcome(promise, what, freed ? GONE : [])
     this.#written(outcome, from, length, version, what)
     this.locks.delete(lock)
-    if (!freed) this.#done(whole, arena)
+    if (!freed) this.#buffers.done(this.#queue, buffer)
   }
 
   #startWrite(view: NodeJS.ArrayBufferView, from: number, datasync: boolean): Promise<number> {
@@ -511,7 +409,7 @@ export class Lane {
         expectedBytes(fileId, from, expected, segments),
       )
       if (moment === 'now' && right > 8) throw new Wrong(`${what}: ${right} bytes were written`)
-      this.#verifyGuard(clone.subarray(right), what)
+      this.#buffers.verifyGuard(clone.subarray(right), what)
     }
   }
 
@@ -535,7 +433,7 @@ export class Lane {
   }
 
   async #small(r: number): Promise<void> {
-    const lock = this.#lock(-1, -1, false, 'nop or sleep') as Lock
+    const lock = this.locks.take(-1, -1, false, 'nop or sleep') as Lock
     if (r % 3 === 0) this.#queue.flush()
     const work = r % 3 === 1 ? this.#queue.sleep(this.#random.below(5)) : this.#queue.nop()
     await this.#outcome(
@@ -547,7 +445,7 @@ export class Lane {
 
   async #stat(): Promise<void> {
     const { size } = this.#model
-    const lock = this.#lock(size, Infinity, false, 'stat')
+    const lock = this.locks.take(size, Infinity, false, 'stat')
     if (lock === undefined) return
     const promise = this.#file.stat().then((stats) => stats.size)
     const { count } = await this.#outcome(promise, 'stat')
@@ -556,7 +454,7 @@ export class Lane {
   }
 
   async #sync(r: number): Promise<void> {
-    const lock = this.#lock(-1, -1, false, 'sync') as Lock
+    const lock = this.locks.take(-1, -1, false, 'sync') as Lock
     const work = r % 2 === 0 ? this.#file.sync() : this.#file.datasync()
     await this.#outcome(
       work.then(() => 0),
@@ -570,7 +468,7 @@ export class Lane {
     const unit = this.#unit
     const most = mode === 'append' ? this.#model.size / 2 : sizeMax
     const size = Math.floor(this.#random.below(most + 1) / unit) * unit
-    const lock = this.#lock(0, Infinity, true, `truncate to ${size}`)
+    const lock = this.locks.take(0, Infinity, true, `truncate to ${size}`)
     if (lock === undefined) throw new Wrong('a truncate is not alone')
     const { error } = await this.#outcome(
       this.#file.truncate(size).then(() => 0),
@@ -583,7 +481,7 @@ export class Lane {
   }
 
   async #reopen(): Promise<void> {
-    if (this.#cancelling) return
+    if (this.#buffers.cancelling) return
     await this.#outcome(
       this.#file.close().then(() => 0),
       'close',
@@ -601,14 +499,14 @@ export class Lane {
 
   /** Cancels what the other strands have in flight, by closing the file. */
   async #closeUnderOthers(): Promise<void> {
-    if (this.#cancelling) return
+    if (this.#buffers.cancelling) return
     await this.#alone(
       async () => {
-        if (Date.now() < this.#until) this.#cancelling = false
+        if (Date.now() < this.#until) this.#buffers.cancelling = false
         await this.#openAgain()
       },
       () => {
-        this.#cancelling = true
+        this.#buffers.cancelling = true
         return this.#closing(this.#file.close({ timeoutMs: 0 }))
       },
     )

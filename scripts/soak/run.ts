@@ -214,7 +214,7 @@ function watch(scene: Scene): () => void {
     const total = totals(scene)
     if (total.steps !== lastSteps || scene.queues.size === 0)
       [lastSteps, steppedMs] = [total.steps, now]
-    const oldest = [...scene.lanes].flatMap((lane) => lane.oldest() ?? [])
+    const oldest = [...scene.lanes].flatMap((lane) => lane.locks.oldest() ?? [])
     const stuck = oldest.find(({ sinceMs }) => now - sinceMs > OPERATION_MS_MAX)
     if (stuck !== undefined) throw new Wrong(`hangs: ${stuck.what}, for ${now - stuck.sinceMs} ms`)
     if (now - steppedMs > STEP_MS_MAX) throw new Wrong(`no step was over for ${now - steppedMs} ms`)
