@@ -490,3 +490,68 @@ test.serial(
     t.true(told.heapPerOperation < 40, `${told.heapPerOperation} bytes of heap for each`)
   },
 )
+
+test('only the first piece of what drains waits for others', async (t) => {
+  const queue = ring(t)
+  const pipe = await queue.open(fifo(t), 'r+')
+  const [at, content] = [scratch(t, Buffer.from('12345678')), pattern(3 * MIB)]
+  const file = await queue.open(at, 'r+')
+  const drained = [
+    () => op.read(file, Buffer.alloc(100), 0),
+    () => op.write(file, content, 0),
+    () => op.read(file, Buffer.alloc(3 * MIB), 0),
+  ]
+  for (const make of drained) {
+    const batch = queue.submit([make()], { drain: true })
+    const read = pipe.readAt(Buffer.alloc(10), 0)
+    const [count] = await batch
+    t.true([8, 3 * MIB].includes(count as number), String(count))
+    t.true(await isPending(read))
+    fs.writeSync(pipe.fd, '1')
+    t.is(await read, 1)
+  }
+  t.is(fs.readFileSync(at).compare(content), 0)
+  assertIdle(t, queue)
+})
+
+test('a batch that rejects closes the files that it opened', async (t) => {
+  const queue = ring(t)
+  const path = scratch(t, Buffer.of())
+  const list = [op.open(path), op.open('/nowhere/at/all'), op.open(path, 'r+')]
+  t.is((await rejection(queue.submit(list, { throwOnError: true }))).code, 'ENOENT')
+  t.is(queue.stats().files, 0)
+  const [one, error, other] = await queue.submit(list)
+  t.true(error instanceof Error)
+  t.is(queue.stats().files, 2)
+  await (one as File).close()
+  await (other as File).close()
+  assertIdle(t, queue)
+})
+
+test('each operation that its limits keep from beginning has an error of its own', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w+')
+  const list = () => [
+    op.read(file, Buffer.alloc(8), 0),
+    op.write(file, Buffer.alloc(8), 0),
+    op.datasync(file),
+  ]
+  const late = await queue.submit(list(), { timeoutMs: 0 })
+  const expected = ['read', 'write', 'fdatasync'].map((syscall) => ({
+    code: 'ERR_URING_TIMEOUT',
+    syscall,
+    bytesWritten: syscall === 'write' ? 0 : undefined,
+  }))
+  const shown = (results: readonly unknown[]) =>
+    results.map((result) => {
+      const { code, syscall, bytesWritten } = result as Record<string, unknown>
+      return { code, syscall, bytesWritten }
+    })
+  t.deepEqual(shown(late), expected)
+  const aborted = await queue.submit(list(), { signal: AbortSignal.abort() })
+  t.deepEqual(
+    aborted.map((error) => (error as { bytesWritten?: number }).bytesWritten),
+    [undefined, 0, undefined],
+  )
+  assertIdle(t, queue)
+})

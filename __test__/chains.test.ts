@@ -9,7 +9,7 @@ import { pattern, random } from './helpers/random.js'
 import { assertIdle, isPending, ring, thrown, told } from './helpers/ring.js'
 import { fifo, folder, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
-import test from './helpers/test.js'
+import test, { BACKEND } from './helpers/test.js'
 
 const MIB = 1 << 20
 const SLOTS = 65_536
@@ -583,3 +583,39 @@ test('a chain that drains starts after all that is staged, and what is staged la
   t.true(target.every((byte, i) => byte === Math.floor(i / 10)))
   assertIdle(t, queue)
 })
+
+for (const taskRun of ['interrupt', 'cooperative', 'defer'] as const) {
+  test(`what a chain reads into memory by a copy is there before what follows uses it, ${taskRun}`, async (t) => {
+    const queue = ring(t, { setup: { taskRun } })
+    const source = await queue.open(scratch(t, Buffer.alloc(65_536, 'A')), 'r', { direct: true })
+    const file = await queue.open(scratch(t), 'w+')
+    const mine = queue.alloc(4096)
+    const place = [mine] as const
+    const followers = [
+      () => op.write(file, mine, 0),
+      ...(BACKEND === 'node:fs' ? [] : [() => op.writev(file, place, 0)]),
+      () => op.write(file, mine.subarray(4000), 4000),
+    ]
+    for (const link of ['soft', 'hard'] as const) {
+      for (const follower of followers) {
+        mine.fill('z')
+        // From within a block: a direct file has it copied.
+        const chain = queue.submit([op.read(source, mine, 1), follower()], { link })
+        queue.flush()
+        // The thread computes, and the kernel would go on by itself.
+        for (const since = performance.now(); performance.now() - since < 10; );
+        const [read, written] = await chain
+        t.is(read, 4096)
+        t.is((await file.bytesAt(4096 - Number(written), 4096)).toString('latin1', 0, 3), 'AAA')
+        await file.truncate()
+      }
+      // A later read of the same place comes later.
+      mine.fill('z')
+      await file.writeAt(Buffer.alloc(4096, 'B'), 0)
+      const list = [op.read(source, mine, 1), op.read(file, mine, 0)]
+      t.deepEqual(await queue.submit(list, { link }), [4096, 4096])
+      t.is(mine.toString('latin1', 0, 3), 'BBB')
+    }
+    assertIdle(t, queue)
+  })
+}

@@ -280,3 +280,19 @@ for (const what of ['file', 'queue'] as const) {
     },
   )
 }
+
+test('a sync that was not done says nothing of the data', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w+')
+  await file.writeAt(Buffer.from('some'), 0)
+  t.is((await rejection(file.syncRange(2n ** 63n - 1n, 1))).code, 'EINVAL')
+  await file.datasync()
+  await queue.commit(file)
+  t.is(await file.writeAt(Buffer.from('more'), 4, { datasync: true }), 4)
+  const locked = ring(t, { restrict: { operations: ['openat', 'write', 'fsync', 'statx'] } })
+  const other = await locked.open(scratch(t), 'w+')
+  t.is((await rejection(other.syncRange())).code, 'EACCES')
+  await other.datasync()
+  await locked.commit(other)
+  assertIdle(t, queue)
+})

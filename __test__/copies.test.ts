@@ -174,3 +174,92 @@ test('a copy tells how far it is, ends with what its listener throws, and checks
   t.is(wrong.code, 'ERR_INVALID_ARG_TYPE')
   assertIdle(t, queue)
 })
+
+test('a copy ends with the close of either side, whatever its step waits for', async (t) => {
+  const queue = ring(t)
+  for (const closed of ['from', 'to'] as const) {
+    for (const way of ['in', 'out'] as const) {
+      const pipe = await queue.open(fifo(t), 'r+')
+      const file = await queue.open(scratch(t, pattern(MIB)), 'r+')
+      if (way === 'out') {
+        // Full: what is copied to it waits for a reader.
+        const full = fs.openSync(pipe.path as string, 'r+')
+        await pipe.writeAt(Buffer.alloc(65_536), 0)
+        fs.closeSync(full)
+      }
+      const [from, to] = way === 'in' ? [pipe, file] : [file, pipe]
+      const copy = rejection(from.copyTo(to))
+      await queue.sleep(50)
+      const own = closed === 'from' ? from : to
+      await own.close({ timeoutMs: 0 })
+      t.is((await copy).code, 'ABORT_ERR', `${way}, ${closed}`)
+      await (own === pipe ? file : pipe).close()
+    }
+  }
+  assertIdle(t, queue)
+})
+
+test('an end by asyncDispose waits for copies between regular files, and ends others', async (t) => {
+  for (const disposed of ['queue', 'from', 'to'] as const) {
+    const queue = ring(t, { flushDelayUs: 20_000 })
+    const [content, at] = [pattern(256 * KIB), scratch(t, Buffer.of())]
+    const from = await queue.open(scratch(t, content))
+    const to = await queue.open(at, 'r+')
+    await to.stat()
+    for (const length of [256 * KIB, 10 * KIB]) {
+      await to.truncate()
+      const copy = from.copyTo(to, { length })
+      await new Promise((resolve) => setTimeout(resolve, 60))
+      if (length > 10 * KIB) t.is(await copy, length)
+      else {
+        await { queue, from, to }[disposed][Symbol.asyncDispose]()
+        t.is(await copy, length, disposed)
+        t.is(fs.readFileSync(at).compare(content.subarray(0, length)), 0)
+      }
+    }
+  }
+  const queue = ring(t)
+  const pipe = await queue.open(fifo(t), 'r+')
+  const copy = rejection(pipe.copyTo(await queue.open(scratch(t, Buffer.of()), 'r+')))
+  await queue.sleep(20)
+  await queue[Symbol.asyncDispose]()
+  t.is((await copy).code, 'ABORT_ERR')
+})
+
+test('what came out of a FIFO reaches a file that takes no splice', async (t) => {
+  const queue = ring(t)
+  const pipe = await queue.open(fifo(t), 'r+')
+  await pipe.writeAt(Buffer.from('node-uring test'), 0)
+  const before = fs.readFileSync('/proc/self/comm')
+  t.teardown(() => fs.writeFileSync('/proc/self/comm', before))
+  const comm = await queue.open('/proc/self/comm', 'r+')
+  t.is(await pipe.copyTo(comm, { length: 15 }), 15)
+  t.is(fs.readFileSync('/proc/self/comm', 'latin1'), 'node-uring test\n')
+  await pipe.writeAt(Buffer.from('12345678'), 0)
+  const full = await queue.open('/dev/full', 'w')
+  const error = await rejection(pipe.copyTo(full, { length: 8 }))
+  t.is(error.code, 'ENOSPC')
+  t.is(error.bytesWritten, 0)
+  t.is(error.path, '/dev/full')
+  assertIdle(t, queue)
+})
+
+test('a copy reads its options once', async (t) => {
+  const queue = ring(t)
+  const from = await queue.open(scratch(t, pattern(100)))
+  const at = scratch(t, Buffer.of())
+  const to = await queue.open(at, 'r+')
+  const asked: string[] = []
+  const options = new Proxy(
+    { position: 10, toPosition: 0, length: 20 },
+    {
+      get: (target, name) => {
+        asked.push(String(name))
+        return Reflect.get(target, name)
+      },
+    },
+  )
+  t.is(await from.copyTo(to, options), 20)
+  t.is(new Set(asked).size, asked.length, asked.join(' '))
+  assertIdle(t, queue)
+})

@@ -214,7 +214,7 @@ test('a write past the largest file that the process may make rejects with EFBIG
   t.is(theirs['code'], 'EFBIG')
   for (const { error, size } of results) {
     t.true(size === MIB || size === 2 * MIB, `${size}`)
-    t.deepEqual(error, { ...theirs, bytesWritten: size })
+    t.deepEqual(error, { ...theirs, path: error['path'], bytesWritten: size })
   }
 })
 

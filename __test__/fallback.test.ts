@@ -359,3 +359,25 @@ test('completions of one turn are delivered in one, and a queue leaves the loop 
   t.is(queue.stats().enters, 0)
   t.is(os.platform() === 'linux', queue.capabilities.kernel === os.release())
 })
+
+// Serial: it takes the place of fs.write.
+test.serial("an EIO of one of many writes to a file that syncs each is the file's", async (t) => {
+  const queue = ring(t, options)
+  const file = await queue.open(scratch(t, Buffer.of()), 'rs+')
+  const { write } = fs
+  const failing = (...args: unknown[]) => {
+    const done = args.at(-1) as (error: Error, written: number) => void
+    globalThis.setImmediate(done, Object.assign(new Error('EIO'), { errno: -5, code: 'EIO' }), 0)
+  }
+  Object.assign(fs, { write: failing })
+  t.teardown(() => Object.assign(fs, { write }))
+  t.deepEqual(
+    [...(await file.writeMany(Float64Array.of(0, 4096), 4096, Buffer.alloc(8192)))],
+    [-5, -5],
+  )
+  Object.assign(fs, { write })
+  t.is((await rejection(file.datasync())).code, 'EIO')
+  t.is((await rejection(queue.commit(file))).code, 'EIO')
+  await file.close()
+  assertIdle(t, queue)
+})

@@ -1,6 +1,7 @@
 // Looking at, truncating, closing and adopting files. node:fs is the witness: same fields, same errors.
 
 import fs from 'node:fs'
+import { inspect } from 'node:util'
 import { type File, Stats } from 'node-uring'
 import { pattern } from './helpers/random.js'
 import { assertIdle, rejection, ring, thrown, told } from './helpers/ring.js'
@@ -263,4 +264,26 @@ test('an adopted descriptor that appends is known to append', async (t) => {
   t.throws(() => file.writeAt(Buffer.from('x'), 0), { code: 'ERR_URING_APPEND' })
   await file.append(Buffer.from('b'))
   t.is(fs.readFileSync(at, 'utf8'), 'ab')
+})
+
+test('an error names the file, also where node:fs says none, and a closed one has no descriptor', async (t) => {
+  const queue = ring(t)
+  const path = scratch(t, pattern(100))
+  const file = await queue.open(path)
+  const folderFile = await queue.open(folder(t))
+  const some = Buffer.alloc(8)
+  const write = await rejection(file.writeAt(some, 0))
+  t.like(write, { code: 'EBADF', message: 'EBADF: bad file descriptor, write', path })
+  t.is((await rejection(file.truncate(5))).path, path)
+  const { path: where } = await rejection(folderFile.readAt(some, 0))
+  t.is(where, folderFile.path)
+  t.is(inspect(file), `File { path: '${path}', fd: ${file.fd}, closed: false }`)
+  await file.close()
+  t.is(file.fd, -1)
+  t.is(inspect(file), `File { path: '${path}', fd: -1, closed: true }`)
+  for (const call of [() => file.readAt(some, 0), () => file.sync(), () => queue.commit(file)]) {
+    t.like(await rejection(call()), { code: 'EBADF', path })
+  }
+  await queue.close()
+  t.is(folderFile.fd, -1)
 })

@@ -157,11 +157,12 @@ test('memory is freed at the end of a block that uses it', async (t) => {
   queue.free(again)
   again[Symbol.dispose]()
   queue.alloc(0)[Symbol.dispose]()
-  // In flight it is refused, as free is.
+  // In flight it does nothing.
   const file = await queue.open(fifo(t), 'r+')
   const busy = queue.alloc(8)
   const reading = file.readAt(busy, 0)
-  t.throws(() => busy[Symbol.dispose](), { code: 'ERR_URING_IN_FLIGHT' })
+  busy[Symbol.dispose]()
+  t.is(busy.length, 8, 'in use: it is left to the collector')
   await file.writeAt(Buffer.alloc(8), 0)
   await reading
   busy[Symbol.dispose]()
@@ -386,4 +387,19 @@ test('a bytesAt that fails gives its memory back at once', async (t) => {
     t.is(queue.stats().memory.result.usedBytes, 0)
   }
   await directory.close()
+})
+
+test('a buffer that is disposed of in use does not hide the error of its block', async (t) => {
+  const queue = ring(t)
+  const pipe = await queue.open(fifo(t), 'r+')
+  const buffer = queue.alloc(4096)
+  const read = pipe.readAt(buffer, 0)
+  buffer[Symbol.dispose]()
+  fs.writeSync(pipe.fd, 'late')
+  t.is(await read, 4)
+  t.is(buffer.toString('latin1', 0, 4), 'late')
+  buffer[Symbol.dispose]()
+  t.is(buffer.length, 0)
+  buffer[Symbol.dispose]()
+  assertIdle(t, queue)
 })

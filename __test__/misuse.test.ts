@@ -1,7 +1,7 @@
 // Arguments that cannot be: each throws with the code of Node, before anything is staged.
 
 import fs from 'node:fs'
-import { type File, Queue } from 'node-uring'
+import { type File, op, Queue } from 'node-uring'
 import { pattern } from './helpers/random.js'
 import { assertIdle, ring, thrown } from './helpers/ring.js'
 import { scratch } from './helpers/scratch.js'
@@ -192,4 +192,61 @@ test('a call of a queue or file without its object throws a TypeError', async (t
   const queue = ring(t)
   const { nop } = queue
   t.throws(() => (nop as () => unknown)(), { instanceOf: TypeError })
+})
+
+test('memory that has gone elsewhere passes for no empty buffer', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t, Buffer.from('as it was'))
+  const file = await queue.open(at, 'r+')
+  const gone = () => {
+    const view = new Uint8Array(100)
+    structuredClone(view.buffer, { transfer: [view.buffer] })
+    return view
+  }
+  const calls: Record<string, () => unknown> = {
+    readAt: () => file.readAt(gone(), 0),
+    writeAt: () => file.writeAt(gone(), 0),
+    'writeAt, datasync': () => file.writeAt(gone(), 0, { datasync: true }),
+    readvAt: () => file.readvAt([Buffer.alloc(1), gone()], 0),
+    writevAt: () => file.writevAt([gone()], 0),
+    readMany: () => file.readMany(new Float64Array(0), 0, gone()),
+    writeMany: () => file.writeMany(new Float64Array(0), 0, gone()),
+    'op.read': () => op.read(file, gone(), 0),
+    'op.write': () => op.write(file, gone(), 0),
+    'op.readv': () => op.readv(file, [gone()], 0),
+    'op.writev': () => op.writev(file, [gone()], 0),
+    replaceFile: () => queue.replaceFile(at, gone()),
+  }
+  for (const [name, call] of Object.entries(calls)) {
+    t.is(thrown(call).code, 'ERR_URING_BUFFER_DETACHED', name)
+  }
+  t.is(fs.readFileSync(at, 'utf8'), 'as it was')
+  assertIdle(t, queue)
+})
+
+test('whoever asks for an fdatasync where there is none is told', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, Buffer.of()), 'r+')
+  const some = Buffer.alloc(8)
+  const datasync = true as never
+  for (const call of [
+    () => file.writevAt([some], 0, { datasync }),
+    () => file.writeMany(Float64Array.of(0), 8, some, { datasync } as never),
+    () => op.write(file, some, 0, { datasync }),
+  ]) {
+    const { code, message } = thrown(call)
+    t.is(code, 'ERR_INVALID_ARG_VALUE')
+    t.regex(message, /use dsync, or datasync\(\)/)
+  }
+  t.is(await file.writevAt([some], 0, { datasync: undefined as never }), 8)
+  assertIdle(t, queue)
+})
+
+test('numbers past what the kernel counts to, and constructors that nobody calls, are refused', async (t) => {
+  const queue = ring(t)
+  t.is(thrown(() => queue.nops(2 ** 32)).code, RANGE)
+  t.is(thrown(() => op.timeout(1e13, { absolute: true })).code, RANGE)
+  const Constructor = (await queue.open(scratch(t, Buffer.of()))).constructor as new () => unknown
+  t.is(thrown(() => new Constructor()).code, 'ERR_ILLEGAL_CONSTRUCTOR')
+  assertIdle(t, queue)
 })

@@ -2,6 +2,7 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
+import { Readable } from 'node:stream'
 import { setImmediate } from 'node:timers/promises'
 import { Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
@@ -331,5 +332,110 @@ test('many replacements of one file at once leave one of their contents, whole',
   t.is(torn, 0)
   t.true(contents.some((content) => content.equals(fs.readFileSync(name))))
   t.deepEqual(fs.readdirSync(at), ['file'])
+  assertIdle(t, queue)
+})
+
+test('content can come in parts, one after the other', async (t) => {
+  const queue = ring(t)
+  const at = path.join(folder(t), 'file')
+  const parts = ['first', Buffer.from('second'), new Uint8Array(0), '', pattern(2 * MIB)]
+  const expected = Buffer.concat(parts.map((part) => Buffer.from(part as string)))
+  async function* slowly() {
+    for (const part of parts) {
+      await setImmediate()
+      yield part
+    }
+  }
+  const contents = [parts, new Set(parts), slowly(), Readable.from(parts.slice(0, 2)), []]
+  for (const content of contents) {
+    await queue.replaceFile(at, content)
+    const isShort = content instanceof Readable
+    const whole = isShort ? expected.subarray(0, 11) : expected
+    t.is(
+      fs
+        .readFileSync(at)
+        .compare(Array.isArray(content) && content.length === 0 ? Buffer.of() : whole),
+      0,
+    )
+  }
+  assertIdle(t, queue)
+})
+
+test('parts that fail, are none, or do not come leave what was there', async (t) => {
+  const queue = ring(t)
+  const home = folder(t)
+  const at = path.join(home, 'file')
+  fs.writeFileSync(at, 'as it was')
+  let ended = 0
+  async function* parts(last: () => unknown) {
+    try {
+      yield 'some'
+      yield (await last()) as string
+    } finally {
+      ended++
+    }
+  }
+  const broken = new Error('no more')
+  t.is(
+    await rejection(
+      queue.replaceFile(
+        at,
+        parts(() => Promise.reject(broken)),
+      ),
+    ),
+    broken as Caught,
+  )
+  t.is(
+    (
+      await rejection(
+        queue.replaceFile(
+          at,
+          parts(() => 5),
+        ),
+      )
+    ).code,
+    'ERR_INVALID_ARG_TYPE',
+  )
+  // What never comes keeps no process alive, and neither does a deadline.
+  const alive = setInterval(() => {}, 1000)
+  t.teardown(() => clearInterval(alive))
+  const never = () => new Promise(() => {})
+  const late = await rejection(queue.replaceFile(at, parts(never), { timeoutMs: 50 }))
+  t.is(late.code, 'ERR_URING_TIMEOUT')
+  const controller = new AbortController()
+  const aborted = rejection(queue.replaceFile(at, parts(never), { signal: controller.signal }))
+  await queue.sleep(20)
+  controller.abort()
+  t.is((await aborted).code, 'ABORT_ERR')
+  for (const end of ['close', 'dispose'] as const) {
+    for (const waitMs of [0, 1, 2, 5, 20]) {
+      const other = ring(t)
+      const closed = rejection(other.replaceFile(at, parts(never)))
+      await queue.sleep(waitMs)
+      if (end === 'close') await other.close({ timeoutMs: 0 })
+      else await other[Symbol.asyncDispose]()
+      t.is((await closed).code, 'ABORT_ERR', `${end} after ${waitMs} ms`)
+    }
+  }
+  t.true(ended >= 2, 'those that could end have')
+  t.is(fs.readFileSync(at, 'utf8'), 'as it was')
+  t.deepEqual(fs.readdirSync(home), ['file'])
+})
+
+// Serial: the working directory is the process's.
+test.serial('a relative path leads where it led at the call', async (t) => {
+  const queue = ring(t)
+  const [one, other] = [folder(t), folder(t)]
+  const before = process.cwd()
+  t.teardown(() => process.chdir(before))
+  for (let round = 0; round < 20; round++) {
+    process.chdir(one)
+    const replaced = queue.replaceFile('file', `${round}`)
+    for (let turn = 0; turn < round; turn++) await setImmediate()
+    process.chdir(other)
+    await replaced
+    t.is(fs.readFileSync(path.join(one, 'file'), 'utf8'), `${round}`)
+  }
+  t.deepEqual([fs.readdirSync(one), fs.readdirSync(other)], [['file'], []])
   assertIdle(t, queue)
 })

@@ -161,3 +161,15 @@ test('a restriction cannot be taken back: every other queue is as free as before
     console.log(JSON.stringify([await code(locked.open(path)), await code(free.open(path))]))`)
   t.deepEqual(told, ['EACCES', 'done'])
 })
+
+test('an option that there is none of is refused, with those that there are', (t) => {
+  for (const [options, name] of [
+    [{ entires: 5 }, 'options.entires'],
+    [{ arena: { maxByte: 1 } }, 'options.arena.maxByte'],
+    [{ workers: { bound: 1 } }, 'options.workers.bound'],
+  ] as const) {
+    const { code, message } = thrown(() => new Queue(options as never))
+    t.is(code, 'ERR_INVALID_ARG_VALUE')
+    t.true(message.includes(`'${name}' is not known; there are `), message)
+  }
+})

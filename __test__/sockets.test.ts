@@ -158,3 +158,29 @@ test('send and recv on what is no socket say ENOTSOCK, in a batch, too', async (
   t.is(fs.readFileSync(at, 'utf8'), 'content')
   assertIdle(t, queue)
 })
+
+/** What a recv that waits for all of a buffer brings before a write, from memory of either kind. */
+const SHORT_OF_ALL = `
+import { op, Queue } from 'node-uring'
+const queue = new Queue()
+const socket = await queue.adopt(3)
+const file = await queue.open(process.argv[1], 'w+')
+const buffer = process.argv[2] === 'arena' ? queue.alloc(8) : Buffer.alloc(8)
+const list = [op.recv(socket, buffer, { waitAll: true }), op.write(file, buffer, 0)]
+const results = await queue.submit(list, { link: 'soft' })
+await queue.close()
+console.log(JSON.stringify(results.map((result) => result.code ?? result)))`
+
+for (const memory of ['arena', 'plain']) {
+  bashTest(
+    `a recv that waits for all and gets less ends a soft chain, ${memory} memory`,
+    async (t) => {
+      const file = scratch(t, Buffer.of())
+      const args = ['--input-type=module', '--eval', SHORT_OF_ALL, file, memory]
+      const [socket, printed] = await blocking(t, args)
+      socket.end('abc')
+      t.deepEqual(JSON.parse(await printed), [3, 'ECANCELED'])
+      t.is(fs.readFileSync(file, 'latin1'), '')
+    },
+  )
+}

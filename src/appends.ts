@@ -225,7 +225,7 @@ export class Appends {
     try {
       const result = await this.#operations.call(OP_FSYNC, this.#file, 0, 1, 0, options)
       if (typeof result === 'number' && result < 0)
-        throw this.#operations.failure(result, 'fdatasync')
+        throw this.#operations.failure(result, 'fdatasync', { file: this.#file.path })
       for (const member of members) this.#settle(member)
     } catch (error) {
       this.#notSynced(members, error as Error)
@@ -241,7 +241,8 @@ export class Appends {
     for (const member of members) {
       const bytesWritten = member.end - member.start
       let own = error
-      if (errno !== undefined) own = systemError(errno, 'fdatasync', { bytesWritten })
+      if (errno !== undefined)
+        own = systemError(errno, 'fdatasync', { file: this.#file.path, bytesWritten })
       else if (name === 'AbortError') own = abortError(undefined, bytesWritten)
       this.#settle(member, own)
     }

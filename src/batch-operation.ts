@@ -2,6 +2,8 @@
  * The description of an operation, made by `op`'s constructors and run by a batch or by a method: which
  * call, with which arguments, on what; and what is made of what it comes to. It begins nothing.
  */
+import { type InspectOptions, inspect } from 'node:util'
+import { syscallOfCall } from './backend.js'
 import type { File } from './file.js'
 import type { FileState } from './file-state.js'
 import type { Limits } from './limits.js'
@@ -77,7 +79,14 @@ export class BatchOperation<T extends Result = number> {
   /** @internal */
   readonly check: Parts<T>['check']
   /** @internal */
-  readonly finish: Parts<T>['finish']
+  readonly finish: Parts<T>['finish'];
+
+  /** What errors and `console.log` show of it. @internal */
+  [inspect.custom](_depth: number, options: InspectOptions): string {
+    const { path = this.file?.path, dest } = this
+    const shown = { call: syscallOfCall(this), ...(path && { path }), ...(dest && { dest }) }
+    return `BatchOperation ${inspect(shown, options)}`
+  }
 
   /** @internal */
   constructor(opcode: number, parts: Parts<T> = {}) {

@@ -12,19 +12,21 @@ import {
   OP_LINK_TIMEOUT,
   OP_NOP,
   syscallOf,
+  syscallOfCall,
 } from './backend.js'
 import { BatchOperation, type Result } from './batch-operation.js'
 import { decider } from './chain.js'
 import { ERRNO } from './errno.js'
 import {
   abortError,
+  closedError,
   invalidArgType,
   invalidArgValue,
   rejected,
   systemError,
   uringError,
 } from './errors.js'
-import { type FileState, isEndless } from './file-state.js'
+import { type FileState, isEndless, isFile } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { hasBytes } from './memory.js'
 import { checkModifiers } from './modifiers.js'
@@ -32,7 +34,7 @@ import type { Operations } from './operations.js'
 import { KIND_CALL, KIND_TRANSFER, type Operation } from './slots.js'
 import { checkBoolean, checkOptions } from './validate.js'
 
-const { EBADF, ECANCELED } = ERRNO
+const { ECANCELED } = ERRNO
 /**
  * Operations of one batch that are under way at once: the rest has no records yet. As many as settle in
  * one go are what a timer waits for.
@@ -46,7 +48,7 @@ export interface SubmitOptions extends LimitOptions {
    * was asked; the first that does not gives `ECANCELED` to the rest. 'hard': each starts when the
    * one before it is over. IOSQE_IO_LINK, IOSQE_IO_HARDLINK; Linux 5.3, 5.5. Default 'none'.
    */
-  link?: 'none' | 'soft' | 'hard'
+  link?: 'none' | 'soft' | 'hard' | undefined
   /**
    * The first starts when all that the queue has staged before is complete, and what is staged later
    * starts when the first is (of a chain: when all of it is, or the first fsync, truncate, rename or
@@ -54,9 +56,12 @@ export interface SubmitOptions extends LimitOptions {
    * buffer over 1 MiB, of `readMany` or of another batch: await those that must come first. Default
    * false.
    */
-  drain?: boolean
-  /** Reject with the first failed one's error when all are over. Default false. */
-  throwOnError?: boolean
+  drain?: boolean | undefined
+  /**
+   * Reject with the first failed one's error when all are over; the files that the others opened are
+   * closed before. Default false.
+   */
+  throwOnError?: boolean | undefined
 }
 
 const LINKS = new Map([
@@ -178,8 +183,9 @@ export class Batch {
     for (const [index, { file, other, opcode }] of list.entries()) {
       // A close would wait for itself.
       if (opcode === OP_CLOSE) continue
-      if (file?.closed || other?.closed) {
-        this.#results[index] = systemError(EBADF, syscallOf(opcode))
+      const closed = [file, other].find((each) => each?.closed)
+      if (closed !== undefined) {
+        this.#results[index] = closedError(closed, syscallOf(opcode))
         continue
       }
       // A file that is closed later waits for all of them, begun or not.
@@ -194,13 +200,17 @@ export class Batch {
     return new Promise((resolve) => {
       this.#settle = () => {
         const failed = throwOnError ? this.#firstFailure() : undefined
-        resolve(failed === undefined ? this.#results : rejected(failed))
+        resolve(failed === undefined ? this.#results : this.#rejected(failed))
       }
-      const over = overBefore(this.#limits, this.#list[0]?.opcode ?? OP_NOP)
-      if (over !== undefined) this.#endRest(over)
+      if (this.#isOver()) this.#endRest()
       else if (this.#link !== 0) this.#startChain()
       else this.#feed()
     })
+  }
+
+  /** How one of them was made. */
+  made(index: number): BatchOperation<Result> | undefined {
+    return this.#list[index]
   }
 
   /** Whether what follows one that failed is done all the same. */
@@ -219,14 +229,21 @@ export class Batch {
     return this.#results.find(failed) as Error | undefined
   }
 
+  /** Rejects when the files that it opened are closed: nobody gets them. */
+  async #rejected(error: Error): Promise<never> {
+    const opened = this.#results.filter((result) => isFile(result))
+    await Promise.allSettled(opened.map((file) => file.close()))
+    return rejected(error)
+  }
+
   /** Begins operations up to the window. Each that settles makes room for another. */
   #feed(): void {
     if (this.#feeding) return
     this.#feeding = true
     while (this.#next < this.#list.length && this.#underWay < WINDOW) {
-      const over = this.#cancelled() ?? overBefore(this.#limits, OP_NOP)
-      if (over !== undefined) {
-        this.#endRest(over)
+      const cancelled = this.#cancelled()
+      if (cancelled !== undefined || this.#isOver()) {
+        this.#endRest(cancelled)
         break
       }
       const { file, opcode } = this.#list[this.#next] as BatchOperation
@@ -292,9 +309,18 @@ export class Batch {
     return op
   }
 
-  /** What is not begun ends with this. */
-  #endRest(error: Error): void {
-    while (this.#next < this.#list.length) this.#skip(error)
+  #isOver(): boolean {
+    return overBefore(this.#limits, OP_NOP) !== undefined
+  }
+
+  /** What is not begun ends with this, or with what its limits say. */
+  #endRest(error?: Error): void {
+    while (this.#next < this.#list.length) {
+      const made = this.#list[this.#next] as BatchOperation
+      const bytesWritten = isOutgoing(made.opcode) ? 0 : undefined
+      const over = overBefore(this.#limits, made.opcode, bytesWritten, syscallOfCall(made))
+      this.#skip(error ?? over ?? abortError(undefined, bytesWritten))
+    }
   }
 
   /** A close is not only a call: it waits for what uses the file, and it is the queue's to know. */

@@ -57,17 +57,24 @@ function failsUnnoticed(op: Operation | undefined): boolean {
 }
 
 /**
- * Whether a later write of the chain is to write what this read brings: copies are made when a write is
- * staged, so that it has to be staged later where memory is copied.
+ * Whether a later member of the chain uses the memory that this read is copied to. The copy is made when
+ * the read is over, by this thread: whatever the kernel began by itself then would be faster. (Another
+ * that is copied to it is so in its turn.)
  */
-function feedsWrite(members: readonly Operation[], index: number): boolean {
+function comesBefore(members: readonly Operation[], index: number): boolean {
   const read = members[index] as Operation
   if (read.kind !== KIND_TRANSFER || isOutgoing(read.opcode) || !read.bounced) return false
-  for (let later = index + 1; later < members.length; later++) {
-    const { opcode, bounced, view } = members[later] as Operation
-    if (isOutgoing(opcode) && bounced && overlap(read.view, view)) return true
-  }
-  return false
+  return members.slice(index + 1).some((later) => {
+    const { kind, opcode, bounced } = later
+    if (kind === KIND_TRANSFER && bounced && !isOutgoing(opcode)) return false
+    return memoryOf(later).some((view) => overlap(read.view, view))
+  })
+}
+
+/** The caller's memory that a member of a batch reads to or writes from. */
+function memoryOf({ batch, index }: Operation): readonly ArrayBufferView[] {
+  const { view, buffers } = batch?.made(index) ?? {}
+  return buffers ?? (view === undefined ? [] : [view])
 }
 
 function overlap(one?: ArrayBufferView, other?: ArrayBufferView): boolean {
@@ -85,7 +92,7 @@ export function decider(
   soft: boolean,
 ): Operation | undefined {
   const decides = (at: number): boolean =>
-    (soft && failsUnnoticed(members[at])) || (at >= 0 && feedsWrite(members, at))
+    (soft && failsUnnoticed(members[at])) || (at >= 0 && comesBefore(members, at))
   // A bound goes to the kernel together with what it bounds.
   if (members[index]?.opcode === OP_LINK_TIMEOUT) {
     return decides(index - 1) ? members[index - 1] : undefined

@@ -3,14 +3,11 @@
  * ordinary operation; what each caller has is a share in it, with limits of its own.
  */
 import { OP_FSYNC } from './backend.js'
-import { ERRNO } from './errno.js'
-import { rejected, systemError } from './errors.js'
+import { closedError, rejected, systemError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
 import type { Operations } from './operations.js'
 import type { Operation } from './slots.js'
-
-const { EBADF } = ERRNO
 
 /** Callers that wait for one fdatasync. */
 class Group {
@@ -69,7 +66,8 @@ class Group {
     for (const { op, number } of this.#shares) {
       if (op.number !== number) continue
       if (error !== undefined) this.#operations.fail(op, error)
-      else if (result < 0) this.#operations.fail(op, systemError(result, 'fdatasync'))
+      else if (result < 0)
+        this.#operations.fail(op, systemError(result, 'fdatasync', { file: this.#file.path }))
       else this.#operations.settle(op, undefined)
     }
   }
@@ -92,7 +90,7 @@ export class Commits {
     const operations = this.#operations
     // A queue's call, though its files are closed before it is.
     if (operations.ended !== undefined) return rejected(operations.ended())
-    if (this.#file.closed) return rejected(systemError(EBADF, 'fdatasync'))
+    if (this.#file.closed) return rejected(closedError(this.#file, 'fdatasync'))
     const over = overBefore(limits, OP_FSYNC, undefined, 'fdatasync')
     if (over !== undefined) return rejected(over)
     const [share, promise] = operations.share(OP_FSYNC, this.#file, limits)

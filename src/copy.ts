@@ -5,14 +5,15 @@
  */
 import { OP_READ, OP_SPLICE, OP_WRITE, SPLICE_FROM, SPLICE_TO } from './backend.js'
 import { ERRNO } from './errno.js'
-import { invalidArgValue, rejected, systemError, uringError } from './errors.js'
+import { closedError, invalidArgValue, rejected, systemError, uringError } from './errors.js'
 import { checkAlignment, type FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
+import type { Operation } from './slots.js'
 import { exactSize, STATX_STATS, Stats } from './stats.js'
 import { moved } from './transfers.js'
 import { checkFunction, checkInteger, checkOptions, checkPosition } from './validate.js'
 
-const { EBADF, EINVAL, EIO } = ERRNO
+const { EINVAL, EIO } = ERRNO
 /** What is read at once where there is no splice, and where there are more copies than pipes. */
 const PIECE_BYTES = 1 << 20
 const PIECE_OF_MANY_BYTES = 64 << 10
@@ -22,13 +23,17 @@ const SHORT_BYTES = 64 << 10
 /** Options of {@link File.copyTo}. */
 export interface CopyOptions extends LimitOptions {
   /** Where to begin in this file. Default 0. */
-  position?: number | bigint
+  position?: number | bigint | undefined
   /** Where to begin in the other. Default 0. */
-  toPosition?: number | bigint
+  toPosition?: number | bigint | undefined
   /** How many bytes, at most. Default: to the end. */
-  length?: number
+  length?: number | undefined
   /** Called after each piece of up to 1 MiB with how many bytes were copied so far. */
-  onProgress?: (done: number) => void
+  onProgress?: ((done: number) => void) | undefined
+}
+
+type CopySettings = {
+  [Name in Exclude<keyof CopyOptions, keyof LimitOptions>]: CopyOptions[Name] | undefined
 }
 
 /** A copy whose arguments have been checked, and how far it is. */
@@ -42,14 +47,17 @@ class Copy {
   readonly #limits: Limits | undefined
   /** Throws when the copy is to end. */
   readonly #check: () => void
+  /** What its steps are steps of. */
+  readonly #whole: Operation
   #done = 0
 
   constructor(
     from: FileState,
     to: FileState,
-    options: CopyOptions,
+    options: CopySettings,
     limits: Limits | undefined,
     check: () => void,
+    whole: Operation,
   ) {
     this.#from = from
     this.#to = to
@@ -59,6 +67,7 @@ class Copy {
     this.#onProgress = options.onProgress
     this.#limits = limits
     this.#check = check
+    this.#whole = whole
   }
 
   async run(): Promise<number> {
@@ -67,7 +76,7 @@ class Copy {
         if (file.fills === undefined) await file.learn()
         this.#check()
         // Without it nobody knows whether it has positions.
-        if (file.fills === undefined) throw systemError(-EIO, 'fstat')
+        if (file.fills === undefined) throw systemError(-EIO, 'fstat', { file: file.path })
       }
       const [from, to] = [this.#from, this.#to]
       if (from.fills && from.identity === to.identity) await this.#withinOneFile()
@@ -120,11 +129,18 @@ class Copy {
         const filled = await this.#move(this.#from, writer, wanted, SPLICE_FROM)
         if (filled === 0) return true
         if (filled === -EINVAL && this.#done === 0) return false
-        if (filled < 0) throw systemError(filled, 'splice')
+        if (filled < 0) throw systemError(filled, 'splice', { file: this.#from.path })
         for (let left = filled; left > 0; ) {
           const written = await this.#move(reader, this.#to, left, SPLICE_TO)
-          if (written === -EINVAL && this.#done === 0 && this.#from.fills) return false
-          if (written <= 0) throw systemError(written || -EIO, 'splice')
+          if (written === -EINVAL && this.#done === 0) {
+            // It takes no splice, and what came is in the pipe by now.
+            const came = Buffer.allocUnsafeSlow(left)
+            while (await this.#readAndWriteOnce(reader, came.subarray(this.#done))) {
+              if (this.#done === filled) return false
+            }
+            throw systemError(-EIO, 'splice', { file: this.#from.path })
+          }
+          if (written <= 0) throw systemError(written || -EIO, 'splice', { file: this.#to.path })
           left -= written
           this.#count(written)
         }
@@ -141,37 +157,45 @@ class Copy {
     const start = side === SPLICE_FROM ? this.#position : this.#toPosition
     const [offset, position] = file.fills ? [side, moved(start, this.#done)] : [0, 0]
     this.#check()
-    const options = { other: from, limits: this.#limits, internal: true }
+    const whole = this.#whole
+    const options = { other: from, limits: this.#limits, internal: true, whole }
     const { operations } = this.#from
     return Number(await operations.call(OP_SPLICE, to, offset, length, position, options))
   }
 
   async #readAndWrite(most: number): Promise<void> {
-    const [from, to, limits] = [this.#from, this.#to, this.#limits]
-    const { transfers } = from.operations
     const piece = Buffer.allocUnsafeSlow(Math.min(this.#length, most))
     while (this.#done < this.#length) {
       const wanted = Math.min(this.#length - this.#done, piece.length)
-      const position = moved(this.#position, this.#done)
-      this.#check()
-      const read = await transfers.transfer(
-        OP_READ,
-        from,
-        piece,
-        wanted,
-        position,
-        false,
-        limits,
-        true,
-      )
-      if (read === 0) return
-      const at = moved(this.#toPosition, this.#done)
-      checkAlignment(to, read, at)
-      const bytes = piece.subarray(0, read)
-      this.#check()
-      await transfers.transfer(OP_WRITE, to, bytes, read, at, false, limits, true)
-      this.#count(read)
+      if (!(await this.#readAndWriteOnce(this.#from, piece.subarray(0, wanted)))) return
     }
+  }
+
+  /** What a file has for the piece; false at its end. */
+  async #readAndWriteOnce(from: FileState, piece: Buffer): Promise<boolean> {
+    const [to, limits, whole] = [this.#to, this.#limits, this.#whole]
+    const { transfers } = to.operations
+    const { length } = piece
+    const position = moved(this.#position, this.#done)
+    this.#check()
+    const read = await transfers.transfer(
+      OP_READ,
+      from,
+      piece,
+      length,
+      position,
+      false,
+      limits,
+      whole,
+    )
+    if (read === 0) return false
+    const at = moved(this.#toPosition, this.#done)
+    checkAlignment(to, read, at)
+    const bytes = piece.subarray(0, read)
+    this.#check()
+    await transfers.transfer(OP_WRITE, to, bytes, read, at, false, limits, whole)
+    this.#count(read)
+    return true
   }
 }
 
@@ -186,11 +210,14 @@ export function copyTo(from: FileState, to: FileState, options: CopyOptions = {}
   const limits = checkLimits(options)
   const { operations } = from
   if (to.append) throw uringError('ERR_URING_APPEND')
-  if (from.closed || to.closed) return rejected(systemError(EBADF, 'splice'))
+  for (const file of [from, to]) if (file.closed) return rejected(closedError(file, 'splice'))
   if (operations.ended !== undefined) return rejected(operations.ended())
   const over = overBefore(limits, OP_SPLICE, 0)
   if (over !== undefined) return rejected(over)
-  const work = (check: () => void) => new Copy(from, to, options, limits, check).run()
+  // Read once: what was checked is what is used.
+  const settings = { position, toPosition, length, onProgress }
+  const work = (check: () => void, whole: Operation) =>
+    new Copy(from, to, settings, limits, check, whole).run()
   // Both count as in use until it is over.
   return operations.outside(to, OP_SPLICE, work, from)
 }

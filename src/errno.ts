@@ -49,6 +49,7 @@ export function errnoWords(errno: number): readonly [code: string, words: string
 
 /** The error numbers that this package knows by name. */
 const NAMES = [
+  'EACCES',
   'EAGAIN',
   'EALREADY',
   'EBADF',
@@ -64,6 +65,7 @@ const NAMES = [
   'ENAMETOOLONG',
   'ENOENT',
   'ENOMEM',
+  'ENOSYS',
   'ENOTSUP',
   'EPERM',
   'ESPIPE',

@@ -4,7 +4,7 @@
  * Nothing here touches the engine, keeps state or decides when an error is due.
  */
 import { inspect } from 'node:util'
-import { errnoWords } from './errno.js'
+import { ERRNO, errnoWords } from './errno.js'
 import type { Unavailable } from './unavailable.js'
 
 /** An error that the system reported, with the shape and the wording of node:fs. */
@@ -15,6 +15,7 @@ export interface SystemError extends Error {
   code: string
   /** The call that failed, as node:fs names it: `read`, `open`. */
   syscall: string
+  /** What was given for a path; of calls on an open file, what it was opened by. */
   path?: string
   dest?: string
   /** For a write: how many bytes had reached the file before it failed. */
@@ -25,6 +26,8 @@ export interface SystemError extends Error {
 export interface SystemErrorExtra {
   path?: string | undefined
   dest?: string | undefined
+  /** The path of the file whose descriptor was used: not in the message, where node:fs has none. */
+  file?: string | undefined
   bytesWritten?: number | undefined
   cause?: unknown
 }
@@ -230,10 +233,19 @@ export function systemError(errno: number, syscall: string, extra?: SystemErrorE
   error.errno = number
   error.code = code
   error.syscall = syscall
-  if (extra?.path !== undefined) error.path = extra.path
+  const path = extra?.path ?? extra?.file
+  if (path !== undefined) error.path = path
   if (extra?.dest !== undefined) error.dest = extra.dest
   if (extra?.bytesWritten !== undefined) error.bytesWritten = extra.bytesWritten
   return error
+}
+
+/** What calls on a file that is closed reject with. */
+export function closedError(
+  file: { readonly path: string | undefined },
+  syscall: string,
+): SystemError {
+  return systemError(ERRNO.EBADF, syscall, { file: file.path })
 }
 
 /**
@@ -289,6 +301,15 @@ export function invalidArgType(
 ): ArgumentError<TypeError, 'ERR_INVALID_ARG_TYPE'> {
   const message = `The "${name}" ${kindOf(name)} must be ${expected}. Received ${describe(value)}`
   return withCode(new TypeError(message), 'ERR_INVALID_ARG_TYPE')
+}
+
+/** What is made by another call, and never by `new`. */
+export function illegalConstructor(
+  name: string,
+  by: string,
+): ArgumentError<TypeError, 'ERR_ILLEGAL_CONSTRUCTOR'> {
+  const message = `Illegal constructor: a ${name} is made by ${by}`
+  return withCode(new TypeError(message), 'ERR_ILLEGAL_CONSTRUCTOR')
 }
 
 /** `reason` completes the sentence that begins with the argument: `is invalid`. */

@@ -28,7 +28,7 @@ import { directAlignment, STATX_DIOALIGN, STATX_STATS, Stats } from './stats.js'
 import { Syncs } from './syncs.js'
 import { checkInteger, checkOptions } from './validate.js'
 
-const { EINVAL } = ERRNO
+const { EACCES, EINVAL } = ERRNO
 /** Alignment to assume of a direct file whose kernel cannot say (STATX_DIOALIGN is of 6.1). */
 const BLOCK_BYTES_UNKNOWN = 4096
 /** How long a close with `timeoutMs` waits for the kernel after it has cancelled. */
@@ -39,7 +39,7 @@ const TURNS_AFTER_GRACE = 64
 /** Options of `close`. */
 export interface CloseOptions {
   /** Cancel what is in flight after so many milliseconds, 0 for at once. Default: wait for it. */
-  timeoutMs?: number
+  timeoutMs?: number | undefined
 }
 
 /** What operations need to know of an open file. */
@@ -60,6 +60,8 @@ export class FileState {
   pending = 0
   /** Nothing new may start. */
   closed = false
+  /** Whether the descriptor is closed, or is about to be. */
+  isEnded = false
   /** Whether the close has cancelled what was under way, and nothing more of it may begin. */
   cancelled = false
   /** Called when the last operation under way has settled. */
@@ -97,7 +99,9 @@ export class FileState {
     const internal = true
     const outcome = await this.operations.call(OP_STATX, this, 0, mask, 0, { internal, limits })
     if (outcome instanceof Uint8Array) return outcome
-    return rejected(this.operations.failure(Number(outcome ?? -EINVAL), 'fstat'))
+    return rejected(
+      this.operations.failure(Number(outcome ?? -EINVAL), 'fstat', { file: this.path }),
+    )
   }
 
   /** Finds out what kind of file this is, once. One that cannot say is read like a stream. */
@@ -106,9 +110,11 @@ export class FileState {
       (stats) => {
         this.#learned(stats)
       },
-      // Whoever asked takes what it has; the next asks again.
-      () => {
-        this.#learning = undefined
+      (error: { errno?: number }) => {
+        // A ring that is restricted has no statx.
+        if (error.errno === -EACCES) this.#learned(fstatSync(this.fd))
+        // Whoever asked takes what it has; the next asks again.
+        else this.#learning = undefined
       },
     )
     return this.#learning
@@ -176,9 +182,11 @@ export class FileState {
   }
 
   async #end(): Promise<void> {
+    this.isEnded = true
     const result = await this.operations.call(OP_CLOSE, this, 0, 0, 0, { internal: true })
     this.onClosed?.()
-    if (typeof result === 'number' && result < 0) throw systemError(result, 'close')
+    if (typeof result === 'number' && result < 0)
+      throw systemError(result, 'close', { file: this.path })
   }
 
   /** An operation is over. */
@@ -256,6 +264,11 @@ export function lookInside(look: (file: unknown) => FileState | undefined): void
   lookedInside = look
 }
 
+/** Whether it is a File of this library. */
+export function isFile(value: unknown): value is File {
+  return lookedInside(value) !== undefined
+}
+
 /** The state behind a File, for the rest of this library. Throws ERR_INVALID_ARG_TYPE. */
 export function stateOf(file: File): FileState {
   const state = lookedInside(file)
@@ -287,9 +300,11 @@ export function checkAlignment(state: FileState, length: number, position: numbe
 }
 
 /** Whether an operation may never end by itself: it waits for others, or reads what they write. */
-export function isEndless({ opcode, other, path }: Endless): boolean {
+export function isEndless({ opcode, other, path, whole }: Endless): boolean {
   // The opens of `replaceFile`, which name no path for the error, are of regular files.
   if (opcode === OP_OPENAT) return path !== undefined
+  // A step of something is what that is.
+  if (whole !== undefined) return false
   if (opcode === OP_SPLICE) return other?.fills !== true
   return ENDLESS.has(opcode)
 }
@@ -297,6 +312,7 @@ export function isEndless({ opcode, other, path }: Endless): boolean {
 /** An operation, or the description of one. */
 interface Endless {
   readonly opcode: number
+  readonly whole?: Operation | undefined
   readonly other: FileState | undefined
   readonly path: string | undefined
 }

@@ -5,7 +5,7 @@
  */
 import { constants as buffers } from 'node:buffer'
 import { constants, ftruncate } from 'node:fs'
-import { promisify } from 'node:util'
+import { type InspectOptions, inspect, promisify } from 'node:util'
 import {
   OP_FSYNC,
   OP_FTRUNCATE,
@@ -18,19 +18,18 @@ import {
   syscallOf,
 } from './backend.js'
 import { type CopyOptions, copyTo } from './copy.js'
-import { ERRNO } from './errno.js'
-import { invalidArgValue, rejected, systemError, uringError } from './errors.js'
+import { closedError, illegalConstructor, invalidArgValue, rejected, uringError } from './errors.js'
 import {
   type CloseOptions,
   checkAlignment,
   checkWrite,
   closeTimeout,
-  type FileState,
+  FileState,
   lookInside,
   stateOf,
 } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
-import { isDetached } from './memory.js'
+import { checkAttached } from './memory.js'
 import {
   APPENDS,
   checkModifiers,
@@ -38,6 +37,8 @@ import {
   type RecvOptions,
   readModifiers,
   recvModifiers,
+  refuseDatasync,
+  type UnsyncedWriteOptions,
   type WriteOptions,
   type WriteSettings,
   writeModifiers,
@@ -52,12 +53,10 @@ import { checkFunction, checkLength, checkPosition, checkView } from './validate
 import { checkBuffers, vectored } from './vectors.js'
 import { checkMany, type ManyLengths, type Positions } from './volume.js'
 
-const { EBADF } = ERRNO
-
 /** Options of {@link File.readMany} and {@link File.writeMany}. */
 export interface ManyOptions extends LimitOptions {
   /** Called now and then with the number of operations that are done and the number of all. */
-  onProgress?: (done: number, total: number) => void
+  onProgress?: ((done: number, total: number) => void) | undefined
 }
 
 /** Closes files that their owner forgot. Holds the state, which operations use, and not the File. */
@@ -91,6 +90,8 @@ export class File {
 
   /** @internal */
   constructor(state: FileState) {
+    if (!(state instanceof FileState))
+      throw illegalConstructor('File', 'queue.open() or queue.adopt()')
     this.#state = state
     this.#operations = state.operations
     forgotten.register(this, state, this)
@@ -101,9 +102,18 @@ export class File {
     return this.#state.path
   }
 
-  /** The descriptor's number, for calls that this library has not. Do not close it. */
+  /**
+   * The descriptor's number, for calls that this library has not; -1 once it is closed, when another file
+   * may have that number. Do not close it.
+   */
   get fd(): number {
-    return this.#state.fd
+    return this.#state.isEnded ? -1 : this.#state.fd
+  }
+
+  /** What errors and `console.log` show of it. @internal */
+  [inspect.custom](_depth: number, options: InspectOptions): string {
+    const { path, closed } = this.#state
+    return `File ${inspect({ path, fd: this.fd, closed }, options)}`
   }
 
   /** What direct I/O asks of this file, in bytes; undefined for a buffered one. */
@@ -200,6 +210,7 @@ export class File {
     const length = buffer.byteLength
     if (length === 0 && !datasync) return this.#nothing('write', buffer)
     if (length === 0) {
+      checkAttached(buffer, 'write')
       const over = overBefore(limits, OP_WRITE, 0)
       if (over !== undefined) return rejected(over)
       return this.#call(OP_FSYNC, 'fdatasync', 1, 0, limits).then(() => 0)
@@ -229,7 +240,7 @@ export class File {
     position: number | bigint,
     options: ReadOptions = {},
   ): Promise<number> {
-    const length = checkBuffers(buffers)
+    const length = checkBuffers(buffers, 'readv')
     checkPosition(position)
     const limits = checkLimits(options)
     const flags = readModifiers(options)
@@ -245,12 +256,13 @@ export class File {
   writevAt(
     buffers: readonly NodeJS.ArrayBufferView[],
     position: number | bigint,
-    options: Omit<WriteOptions, 'datasync'> = {},
+    options: UnsyncedWriteOptions = {},
   ): Promise<number> {
-    const length = checkBuffers(buffers)
+    const length = checkBuffers(buffers, 'writev')
     checkPosition(position)
     checkWrite(this.#state, length, position)
     const limits = checkLimits(options)
+    refuseDatasync(options)
     const flags = writeModifiers(options)
     checkModifiers(this.#operations, flags)
     const file = this.#state
@@ -286,6 +298,7 @@ export class File {
     options?: ManyOptions,
   ): Promise<Int32Array> {
     if (this.#state.append) throw uringError('ERR_URING_APPEND')
+    if (options !== undefined) refuseDatasync(options)
     return this.#many(OP_WRITE, positions, lengths, source, options)
   }
 
@@ -297,9 +310,7 @@ export class File {
     options: ManyOptions | undefined,
   ): Promise<Int32Array> {
     checkView(view, opcode === OP_READ ? 'target' : 'source')
-    if (isDetached(view.buffer)) {
-      throw uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode) })
-    }
+    checkAttached(view, syscallOf(opcode))
     const limits = checkLimits(options)
     const onProgress = options?.onProgress
     if (onProgress !== undefined) checkFunction(onProgress, 'options.onProgress')
@@ -314,17 +325,15 @@ export class File {
         )
       }
     }
-    if (file.closed) return rejected(systemError(EBADF, syscallOf(opcode)))
+    if (file.closed) return rejected(closedError(file, syscallOf(opcode)))
     const what = { file, opcode, positions, lengths, view, limits, onProgress }
     return this.#operations.volume.transfer(what)
   }
 
   /** Nothing to move is no trip to the kernel, but misuse is still misuse. */
   #nothing(syscall: string, buffer?: NodeJS.ArrayBufferView): Promise<number> {
-    if (buffer !== undefined && isDetached(buffer.buffer)) {
-      throw uringError('ERR_URING_BUFFER_DETACHED', { syscall })
-    }
-    if (this.#state.closed) return rejected(systemError(EBADF, syscall))
+    if (buffer !== undefined) checkAttached(buffer, syscall)
+    if (this.#state.closed) return rejected(closedError(this.#state, syscall))
     if (this.#operations.ended !== undefined) return rejected(this.#operations.ended())
     return Promise.resolve(0)
   }
@@ -348,7 +357,7 @@ export class File {
     if (!operations.kernel.lacks(OP_FTRUNCATE)) {
       return this.#call(OP_FTRUNCATE, 'ftruncate', 0, length, limits)
     }
-    if (state.closed) return rejected(systemError(EBADF, 'ftruncate'))
+    if (state.closed) return rejected(closedError(state, 'ftruncate'))
     if (operations.ended !== undefined) return rejected(operations.ended())
     const over = overBefore(limits, OP_FTRUNCATE)
     if (over !== undefined) return rejected(over)
@@ -453,7 +462,7 @@ export class File {
   /** The file's attributes, in the shape of `fs.Stats`. statx(2). */
   async stat(options?: LimitOptions): Promise<Stats> {
     const limits = checkLimits(options)
-    if (this.#state.closed) throw systemError(EBADF, 'fstat')
+    if (this.#state.closed) throw closedError(this.#state, 'fstat')
     if (this.#operations.ended !== undefined) throw this.#operations.ended()
     return new Stats(await this.#state.statx(STATX_STATS, limits))
   }
@@ -465,10 +474,10 @@ export class File {
     position: number | bigint,
     limits: Limits | undefined,
   ): Promise<void> {
-    if (this.#state.closed) throw systemError(EBADF, syscall)
+    if (this.#state.closed) throw closedError(this.#state, syscall)
     const result = await this.#operations.call(opcode, this.#state, 0, length, position, { limits })
     if (typeof result !== 'number' || result >= 0) return
-    return rejected(this.#operations.failure(result, syscall))
+    return rejected(this.#operations.failure(result, syscall, { file: this.path }))
   }
 
   /**

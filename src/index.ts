@@ -36,7 +36,7 @@ export {
   Queue,
   type QueueStats,
 } from './queue.js'
-export type { ReplaceOptions } from './replace.js'
+export type { Content, ReplaceOptions } from './replace.js'
 export type { RoundTripOptions, RoundTripStages, RoundTripSummary } from './round-trip.js'
 export type { Reap, SetupFlags, SetupOptions, TaskRun } from './setup.js'
 export { Stats } from './stats.js'

@@ -10,10 +10,14 @@ import {
   TAKE_ERRNO,
   TAKE_LIMIT,
 } from './backend.js'
+import { ERRNO } from './errno.js'
 import { internalError } from './errors.js'
 import type { Operations } from './operations.js'
 import { type Operation, OVER, STAGED, WAITS_FOR_MEMORY } from './slots.js'
+import { noteSync } from './syncs.js'
 import type { ManyLengths } from './volume.js'
+
+const { EIO } = ERRNO
 
 /** Positions as the engine takes them. */
 export type Numbers = Float64Array | BigInt64Array | BigUint64Array
@@ -72,21 +76,31 @@ export function startMany(operations: Operations, op: Operation): number {
     return operations.refused(op, refusal)
   }
   op.staged = true
+  noteSync(op)
   return STAGED
 }
 
-/** A part is over: takes its counts, copies what was read, and settles. */
+/** Takes the counts of a part that is complete; false when there are none, and it has settled. */
+export function takeCounts(operations: Operations, op: Operation): boolean {
+  const { counts, from } = op.many as ManyPart
+  if (counts === undefined) return true
+  const refusal = operations.backend.takeCounts(op.slot, counts, from)
+  if (refusal === undefined) return true
+  operations.transfers.letGo(op)
+  operations.fail(op, internalError(`no counts of many (${refusal})`))
+  return false
+}
+
+/** What the writes of a part tell of the file that they sync: the worst of them. */
+export function outcomeOfMany(op: Operation, result: number): number {
+  const { counts, from, positions } = op.many as ManyPart
+  if (counts === undefined || typeof positions === 'number') return result
+  return counts.subarray(from, from + positions.length).includes(-EIO) ? -EIO : result
+}
+
+/** A part is over, its counts are there: copies what was read, and settles. */
 export function arriveMany(operations: Operations, op: Operation, result: number): void {
   const part = op.many as ManyPart
-  const { backend } = operations
-  if (part.counts !== undefined) {
-    const refusal = backend.takeCounts(op.slot, part.counts, part.from)
-    if (refusal !== undefined) {
-      operations.transfers.letGo(op)
-      operations.fail(op, internalError(`no counts of many (${refusal})`))
-      return
-    }
-  }
   const gone = op.bounced && op.opcode === OP_READ && !copyMany(operations, op, part)
   // What was written from is still to be given back.
   operations.transfers.letGo(op)

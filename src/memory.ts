@@ -43,16 +43,27 @@ class Stamp extends Returning {
   }
 }
 
-/** Memory from {@link Queue.alloc}: `using buffer = queue.alloc(4096)` frees it with the block. */
+/**
+ * Memory from {@link Queue.alloc}: `using buffer = queue.alloc(4096)` frees it with the block, or when it is
+ * collected if an operation has it then.
+ */
 export type AllocBuffer = Buffer & Disposable
 
 function disposable(buffer: Buffer): AllocBuffer {
   return Object.defineProperty(buffer, Symbol.dispose, { value: dispose }) as AllocBuffer
 }
 
-/** Frees the buffer that it is called on, unless that was done before. */
+/**
+ * Frees the buffer that it is called on, unless that was done before. One that is in use is left to the
+ * collector: a block that ends by an error beside an operation is to end with that error.
+ */
 function dispose(this: Buffer): void {
-  if (!isDetached(this.buffer)) Stamp.of(this)?.owner.free(this)
+  if (isDetached(this.buffer)) return
+  try {
+    Stamp.of(this)?.owner.free(this)
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'ERR_URING_IN_FLIGHT') throw error
+  }
 }
 
 /** The memory of one queue. */
@@ -167,6 +178,13 @@ export function hasBytes(view: ArrayBufferView, length: number): boolean {
   } catch {
     // A DataView says so by throwing.
     return false
+  }
+}
+
+/** Refuses a view whose memory has gone elsewhere: it would pass for one of no bytes. */
+export function checkAttached(view: ArrayBufferView, syscall: string): void {
+  if (!hasBytes(view, 1) && isDetached(view.buffer)) {
+    throw uringError('ERR_URING_BUFFER_DETACHED', { syscall })
   }
 }
 

@@ -4,7 +4,7 @@
  */
 import { MODIFIER_SHIFT } from './backend.js'
 import { ERRNO } from './errno.js'
-import { type SystemError, uringError } from './errors.js'
+import { invalidArgValue, type SystemError, uringError } from './errors.js'
 import { checkLimits, type LimitOptions, type Limits } from './limits.js'
 import type { Operations } from './operations.js'
 import { checkBoolean, checkOptions } from './validate.js'
@@ -25,6 +25,8 @@ export const NOWAIT = RWF_NOWAIT << MODIFIER_SHIFT
 /** Beside the opcode of a write: it is on stable storage when it is over. */
 export const DSYNC = RWF_DSYNC << MODIFIER_SHIFT
 const DONTCACHE = RWF_DONTCACHE << MODIFIER_SHIFT
+/** Beside the opcode of a recv: it is short only where the other side ends. */
+export const WAITS_FOR_ALL = MSG_WAITALL << MODIFIER_SHIFT
 
 /** Options that reads and writes share. preadv2(2). */
 interface TransferOptions extends LimitOptions {
@@ -33,12 +35,12 @@ interface TransferOptions extends LimitOptions {
    * had some of it resolves with that. `ERR_URING_UNSUPPORTED` where the file cannot tell whether it
    * would wait. RWF_NOWAIT, Linux 4.14.
    */
-  nowait?: boolean
+  nowait?: boolean | undefined
   /**
    * Leave nothing in the page cache that was not there. `ERR_URING_UNSUPPORTED` where the kernel or
    * the file system cannot. RWF_DONTCACHE, Linux 6.14.
    */
-  dontcache?: boolean
+  dontcache?: boolean | undefined
 }
 
 /** Options of {@link File.readAt}. */
@@ -47,20 +49,34 @@ export interface ReadOptions extends TransferOptions {}
 /** Options of {@link File.writeAt} and {@link File.append}. */
 export interface WriteOptions extends TransferOptions {
   /** Settle when the data is on stable storage: fdatasync(2) linked behind the write. */
-  datasync?: boolean
+  datasync?: boolean | undefined
   /**
    * The write itself settles when its data is on stable storage, as on a file opened with O_DSYNC.
    * Other than `datasync` it brings nothing else there. RWF_DSYNC, Linux 4.7.
    */
-  dsync?: boolean
+  dsync?: boolean | undefined
 }
 
 /** Options of {@link File.recv}. */
 export interface RecvOptions extends LimitOptions {
   /** Leave what is read in the socket. MSG_PEEK. */
-  peek?: boolean
+  peek?: boolean | undefined
   /** Wait until the buffer is full, the other side has ended or something fails. MSG_WAITALL. */
-  waitAll?: boolean
+  waitAll?: boolean | undefined
+}
+
+/** Options of writes that have no fdatasync(2) behind them: `dsync`, or a sync that follows, does that. */
+export interface UnsyncedWriteOptions extends Omit<WriteOptions, 'datasync'> {
+  datasync?: never
+}
+
+/** Whoever asks for what a write does not do is told, and not left to believe it. */
+export function refuseDatasync(options: object): void {
+  checkOptions(options)
+  const { datasync } = options as WriteOptions
+  if (datasync === undefined || datasync === false) return
+  const reason = 'is not for this call: use dsync, or datasync() or commit() when it has settled'
+  throw invalidArgValue('options.datasync', datasync, reason)
 }
 
 type Flags<Options> = readonly (readonly [keyof Options & string, number])[]

@@ -18,6 +18,7 @@ import { BatchOperation } from './batch-operation.js'
 import { invalidArgValue } from './errors.js'
 import type { File } from './file.js'
 import { checkWrite, stateOf } from './file-state.js'
+import { checkAttached } from './memory.js'
 import { type RecvOptions, recvModifiers } from './modifiers.js'
 import { checkBoolean, checkInteger, checkOptions, checkPosition, checkView } from './validate.js'
 import { checkBuffers, vectorsInPlace } from './vectors.js'
@@ -31,15 +32,15 @@ const POLL_MAX = 0xffff
 /** What {@link File.allocate} does, but for making room. fallocate(2), `FALLOC_FL_` without it. */
 export interface AllocateSettings {
   /** The file's length stays, though its room grows. Default false. */
-  keepSize?: boolean
+  keepSize?: boolean | undefined
   /** Gives the room back: the range reads as zeros, the length stays. Default false. */
-  punchHole?: boolean
+  punchHole?: boolean | undefined
   /** Zeroes the range. Default false. */
-  zeroRange?: boolean
+  zeroRange?: boolean | undefined
   /** Takes the range out: what is behind it moves up. Whole blocks of the file system. Default false. */
-  collapseRange?: boolean
+  collapseRange?: boolean | undefined
   /** Makes a gap: what is there moves down. Whole blocks of the file system. Default false. */
-  insertRange?: boolean
+  insertRange?: boolean | undefined
 }
 
 const ALLOCATE = [
@@ -66,19 +67,19 @@ const ADVICE: readonly Advice[] = [
 /** Which parts of sync_file_range(2) are done; at least one. */
 export interface SyncRangeSettings {
   /** Wait for what is on its way before. Default true. */
-  waitBefore?: boolean
+  waitBefore?: boolean | undefined
   /** Begin to write what is not on its way. Default true. */
-  write?: boolean
+  write?: boolean | undefined
   /** Wait for all of it. Default true. */
-  waitAfter?: boolean
+  waitAfter?: boolean | undefined
 }
 
 /** What {@link op.splice} takes beside the two files. One of the two is a pipe. */
 export interface SpliceSettings {
   /** Where to read, unless it is a pipe or socket. */
-  from?: number | bigint
+  from?: number | bigint | undefined
   /** Where to write, unless it is a pipe or socket. */
-  to?: number | bigint
+  to?: number | bigint | undefined
 }
 
 /** Bits of the options that are true; `options.name` is checked. */
@@ -199,6 +200,7 @@ export const files = {
   /** Sends all of `buffer` on a socket; its length. In a chain it is one send. send(2), Linux 5.6. */
   send(socket: File, buffer: NodeJS.ArrayBufferView): BatchOperation {
     checkView(buffer)
+    checkAttached(buffer, 'send')
     const length = buffer.byteLength
     return new BatchOperation(OP_SEND, { file: stateOf(socket), view: buffer, length })
   },
@@ -210,6 +212,7 @@ export const files = {
     options: Pick<RecvOptions, 'peek' | 'waitAll'> = {},
   ): BatchOperation {
     checkView(buffer)
+    checkAttached(buffer, 'recv')
     checkOptions(options)
     const flags = recvModifiers(options)
     const length = buffer.byteLength
@@ -225,7 +228,7 @@ export const files = {
     buffers: readonly NodeJS.ArrayBufferView[],
     position: number | bigint,
   ): BatchOperation {
-    checkBuffers(buffers)
+    checkBuffers(buffers, 'readv')
     checkPosition(position)
     const state = stateOf(file)
     const bytes = vectorsInPlace(state, buffers)
@@ -238,7 +241,7 @@ export const files = {
     buffers: readonly NodeJS.ArrayBufferView[],
     position: number | bigint,
   ): BatchOperation {
-    const length = checkBuffers(buffers)
+    const length = checkBuffers(buffers, 'writev')
     checkPosition(position)
     const state = stateOf(file)
     checkWrite(state, length, position)

@@ -47,17 +47,17 @@ export type Resolve = 'no_xdev' | 'no_magiclinks' | 'no_symlinks' | 'beneath' | 
 /** What {@link op.open} and {@link Queue.open} take beside a path and flags. */
 export interface OpenSettings {
   /** Permissions of a file that is made: a number or octal digits. Default 0o666. */
-  mode?: number | string
+  mode?: number | string | undefined
   /** Bypass the page cache: O_DIRECT, open(2). Default false. */
-  direct?: boolean
+  direct?: boolean | undefined
   /** Where a path that is not absolute begins: a directory that is open. Default: the working one. */
-  directory?: File
+  directory?: File | undefined
   /**
    * What the path may not do: leave the directory ('beneath'), cross mounts ('no_xdev'), go through
    * links ('no_symlinks', 'no_magiclinks'), wait for the disk ('cached', Linux 5.12: `EAGAIN`); or have
    * the directory for its root ('in_root'). Rejects with `EXDEV` or `ELOOP` when it would. openat2(2).
    */
-  resolve?: readonly Resolve[]
+  resolve?: readonly Resolve[] | undefined
 }
 
 function parseResolve(resolve: readonly Resolve[] | undefined): number {
@@ -181,13 +181,13 @@ export const paths = {
 /** What {@link op.stat} takes beside a path. */
 export interface StatSettings {
   /** Tell of what a symbolic link leads to, not of itself. Default true. */
-  followLinks?: boolean
+  followLinks?: boolean | undefined
 }
 
 /** What {@link op.mkdir} takes beside a path. */
 export interface MakeSettings {
   /** Permissions: a number or octal digits. Default 0o777. */
-  mode?: number | string
+  mode?: number | string | undefined
 }
 
 type Fallback = (made: BatchOperation<never>) => Promise<unknown>

@@ -18,7 +18,14 @@ import { BatchOperation, type Parts } from './batch-operation.js'
 import type { File } from './file.js'
 import { checkWrite, stateOf } from './file-state.js'
 import { monotonic } from './limits.js'
-import { type ReadOptions, readModifiers, type WriteOptions, writeModifiers } from './modifiers.js'
+import { checkAttached } from './memory.js'
+import {
+  type ReadOptions,
+  readModifiers,
+  refuseDatasync,
+  type UnsyncedWriteOptions,
+  writeModifiers,
+} from './modifiers.js'
 import { files } from './op-files.js'
 import { paths } from './op-paths.js'
 import { checkBoolean, checkInteger, checkOptions, checkPosition, checkView } from './validate.js'
@@ -26,31 +33,32 @@ import { checkBoolean, checkInteger, checkOptions, checkPosition, checkView } fr
 /** Options of `op.timeout`. */
 export interface TimeoutOptions {
   /** `ms` is a point in time of `performance.now()`, not a duration. Default false. */
-  absolute?: boolean
+  absolute?: boolean | undefined
   /** It also ends, with 0, when so many other operations of the queue have completed. Default 0: never. */
-  count?: number
+  count?: number | undefined
 }
 
 const MS_MAX = 2 ** 31 - 1
 const COUNT_MAX = 2 ** 32 - 1
+/** The kernel counts nanoseconds in 63 bits; 139 years. */
+const ABSOLUTE_MS_MAX = 2 ** 42
 const INT32_MAX = 2 ** 31 - 1
 
 /** Flags of the system call itself; limits are the whole batch's. */
 export type ReadFlags = Pick<ReadOptions, 'nowait' | 'dontcache'>
 /** As {@link ReadFlags}, of a write. */
-export type WriteFlags = Pick<WriteOptions, 'nowait' | 'dontcache' | 'dsync'>
+export type WriteFlags = Pick<UnsyncedWriteOptions, 'nowait' | 'dontcache' | 'dsync' | 'datasync'>
 
 function timeoutParts(ms: number, absolute: boolean): Parts<number> {
   if (!absolute) {
     checkInteger(ms, 'ms', 0, MS_MAX)
     return { position: ms * 1e6 }
   }
-  checkPosition(Math.ceil(ms), 'ms')
+  checkInteger(typeof ms === 'number' ? Math.ceil(ms) : ms, 'ms', 0, ABSOLUTE_MS_MAX)
   return { position: monotonic(ms), offset: TIMEOUT_ABSOLUTE }
 }
 
-/** Constructors of operations. What each resolves with stands in `queue.submit`'s results. */
-export const op = {
+const rest = {
   /** There and back; 0. IORING_OP_NOP, Linux 5.1. */
   nop(): BatchOperation {
     return new BatchOperation(OP_NOP)
@@ -68,6 +76,7 @@ export const op = {
     options: ReadFlags = {},
   ): BatchOperation {
     checkView(buffer)
+    checkAttached(buffer, 'read')
     checkPosition(position)
     checkOptions(options)
     const flags = readModifiers(options)
@@ -88,8 +97,9 @@ export const op = {
     options: WriteFlags = {},
   ): BatchOperation {
     checkView(buffer)
+    checkAttached(buffer, 'write')
     checkPosition(position)
-    checkOptions(options)
+    refuseDatasync(options)
     const flags = writeModifiers(options)
     const state = stateOf(file)
     const length = buffer.byteLength
@@ -149,7 +159,7 @@ export const op = {
     checkInteger(value, 'value', -INT32_MAX - 1, INT32_MAX)
     return new BatchOperation(OP_MSG_RING, { offset: handle, length: value >>> 0 })
   },
-
-  ...files,
-  ...paths,
 } as const
+
+/** Constructors of operations. What each resolves with stands in `queue.submit`'s results. */
+export const op: typeof rest & typeof files & typeof paths = { ...rest, ...files, ...paths }

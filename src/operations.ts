@@ -10,6 +10,7 @@ import type { Appends } from './appends.js'
 import {
   type Backend,
   type Deliver,
+  FLAG_DRAIN,
   isOutgoing,
   MESSAGE_SLOT,
   OP_CLOSE,
@@ -17,6 +18,7 @@ import {
   OP_NOP,
   OP_OPENAT,
   OP_READ,
+  OP_RECV,
   OP_STATX,
   OP_TIMEOUT,
   syscallOf,
@@ -25,16 +27,23 @@ import {
 import type { Batch } from './batch.js'
 import { goOnWithChain, startChain } from './chain.js'
 import { ERRNO } from './errno.js'
-import { abortError, internalError, rejected, systemError, uringError } from './errors.js'
+import {
+  abortError,
+  internalError,
+  rejected,
+  type SystemErrorExtra,
+  systemError,
+  uringError,
+} from './errors.js'
 import type { File } from './file.js'
 import type { FileState } from './file-state.js'
 import { cannotPoll } from './iopoll.js'
 import { Kernel } from './kernel.js'
 import { LimitKeeper, type Limits, overBefore } from './limits.js'
-import { arriveMany, bytesOfMany, startMany } from './many.js'
+import { arriveMany, bytesOfMany, outcomeOfMany, startMany, takeCounts } from './many.js'
 import { Memory } from './memory.js'
 import { Messages } from './messages.js'
-import { refusedModifier } from './modifiers.js'
+import { refusedModifier, WAITS_FOR_ALL } from './modifiers.js'
 import type { EngineOptions, Opened } from './native.js'
 import { Observer } from './observer.js'
 import type { BackendChoice } from './options.js'
@@ -79,14 +88,16 @@ const keepResolve = (resolve: (value: never) => void): void => {
 export interface CallOptions {
   bytes?: Uint8Array | undefined
   /** Modifiers beside the opcode. */
-  flags?: number
+  flags?: number | undefined
   /** Of a splice: the file that it reads from. */
   other?: FileState | undefined
   /** Paths for the error of a refusal. */
   path?: string | undefined
   dest?: string | undefined
   /** It may also start while the queue closes. */
-  internal?: boolean
+  internal?: boolean | undefined
+  /** What it is a step of. */
+  whole?: Operation | undefined
   limits?: Limits | undefined
 }
 
@@ -105,6 +116,8 @@ export class Operations {
   readonly messages: Messages = new Messages()
   /** Whether what may never end by itself, reads and timeouts, begins no more. */
   endsReads = false
+  /** Whether a close has cancelled what was under way: what waits for others does not begin any more. */
+  isCancelled = false
   /** Set once nothing new may start: what new operations reject with. */
   ended: (() => Error) | undefined = undefined
   /** Appends that are gathered, and staged when the event loop goes on. */
@@ -188,7 +201,7 @@ export class Operations {
     offset: number,
     length: number,
     position: number | bigint,
-    { bytes, flags = 0, other, path, dest, limits }: CallOptions = {},
+    { bytes, flags = 0, other, path, dest, limits, whole }: CallOptions = {},
   ): [Operation, Promise<unknown>] {
     const op = this.slots.take()
     op.kind = KIND_CALL
@@ -202,6 +215,8 @@ export class Operations {
     op.other = other
     op.path = path
     op.dest = dest
+    op.whole = whole
+    if (whole !== undefined) whole.step = op
     if (file !== undefined) file.pending++
     if (other !== undefined) other.pending++
     if (limits !== undefined) this.limits.add(op, limits)
@@ -237,13 +252,13 @@ export class Operations {
 
   /**
    * Counts work that is done elsewhere, or in several operations, as one under way until it settles. The
-   * work is given a function that throws when it is to end early, to be called between its steps.
-   * `other` is a file that it reads from beside.
+   * work is given a function that throws when it is to end early, to be called between its steps, and
+   * the record, for steps that end with it. `other` is a file that it reads from beside.
    */
   async outside<T>(
     file: FileState | undefined,
     opcode: number,
-    work: (check: () => void) => Promise<T>,
+    work: (check: () => void, whole: Operation) => Promise<T>,
     other?: FileState,
   ): Promise<T> {
     const op = this.slots.takeShare(KIND_OUTSIDE)
@@ -259,7 +274,7 @@ export class Operations {
       if (op.cancelled) throw abortError()
     }
     try {
-      return await work(check)
+      return await work(check, op)
     } finally {
       if (op.number === number) this.settle(op, undefined)
     }
@@ -300,7 +315,10 @@ export class Operations {
       return startMany(this, op)
     } else {
       refusal = this.stageCall(op)
-      if (refusal === undefined) noteSync(op)
+      if (refusal === undefined) {
+        noteSync(op)
+        op.flags &= ~FLAG_DRAIN
+      }
     }
     if (refusal !== undefined) return this.refused(op, refusal)
     op.staged = true
@@ -350,7 +368,8 @@ export class Operations {
   }
 
   #arriveStaged(op: Operation, result: number): void {
-    const { sync, follower } = op
+    const { kind, sync, follower } = op
+    if (kind === KIND_MANY && !takeCounts(this, op)) return
     if (follower !== undefined) {
       op.follower = undefined
       follower.op.file?.syncs.begins(follower)
@@ -359,7 +378,8 @@ export class Operations {
       this.#take(op, result)
       return
     }
-    op.file?.syncs.arrived(sync, result)
+    const outcome = kind === KIND_MANY ? outcomeOfMany(op, result) : result
+    op.file?.syncs.arrived(sync, result, outcome)
   }
 
   /** What a sync came to is known: {@link Syncs}. */
@@ -373,9 +393,10 @@ export class Operations {
       this.#takeOne(op, result)
       return
     }
-    const { rest, batch, opcode, lead, length } = op
+    const { rest, batch, opcode, flags, lead, length } = op
     this.#takeOne(op, result)
-    const whole = opcode === OP_READ ? result - lead >= length : result >= 0
+    const all = opcode === OP_READ || (opcode === OP_RECV && (flags & WAITS_FOR_ALL) !== 0)
+    const whole = all ? result - lead >= length : result >= 0
     goOnWithChain(this, rest, batch as Batch, whole)
   }
 
@@ -490,7 +511,8 @@ export class Operations {
     } else {
       const { path, dest } = op
       const bytesWritten = bytesWrittenBy(op)
-      const error = systemError(result, syscall, { path, dest, bytesWritten })
+      const file = op.file?.path
+      const error = systemError(result, syscall, { path, dest, file, bytesWritten })
       this.fail(op, op.flags === 0 ? error : refusedModifier(op.flags, error))
     }
   }
@@ -504,10 +526,11 @@ export class Operations {
   }
 
   settle(op: Operation, value: unknown): void {
-    const { resolve, file, other, companion, batch, index } = op
+    const { resolve, file, other, companion, batch, index, whole } = op
     if (op.begun !== 0) this.observer.ends(op, value)
     if (op.limited) this.limits.release(op)
     if (companion !== undefined) this.slots.give(companion)
+    if (whole?.step === op) whole.step = undefined
     this.slots.give(op)
     file?.leave()
     other?.leave()
@@ -561,6 +584,8 @@ export class Operations {
       this.start(first)
     } else if (op.kind === KIND_SHARE) {
       this.finish(op, -ECANCELED)
+    } else if (op.step !== undefined) {
+      this.cancelOne(op.step)
     } else {
       this.#cancelStaged(op)
       if (op.companion !== undefined) this.#cancelStaged(op.companion)
@@ -575,8 +600,8 @@ export class Operations {
   }
 
   /** The error of a call that came to `result`. */
-  failure(result: number, syscall: string, path?: string, dest?: string): Error {
-    return result === -ECANCELED ? abortError() : systemError(result, syscall, { path, dest })
+  failure(result: number, syscall: string, extra?: SystemErrorExtra): Error {
+    return result === -ECANCELED ? abortError() : systemError(result, syscall, extra)
   }
 
   /** What is under way, by kind: `3 reads`. */

@@ -8,7 +8,7 @@ import { HIDEABLE } from './kernel.js'
 import type { EngineOptions } from './native.js'
 import { Observer } from './observer.js'
 import { engineSetup, type SetupOptions } from './setup.js'
-import { checkBoolean, checkInteger, checkOptions } from './validate.js'
+import { checkBoolean, checkInteger, checkNames, checkOptions } from './validate.js'
 
 /** What a queue runs on: a ring, node:fs, or 'auto' for a ring where there can be one. */
 export type BackendChoice = 'auto' | 'io_uring' | 'node:fs'
@@ -19,61 +19,88 @@ export interface QueueOptions extends SetupOptions {
    * 'io_uring' throws `ERR_URING_UNAVAILABLE` where there can be no ring, 'auto' takes node:fs then:
    * the same calls, results and errors, slower. It is decided here and never changes. Default 'auto'.
    */
-  backend?: BackendChoice
+  backend?: BackendChoice | undefined
   /** Entries of the submission queue, 1 to 32768; rounded up to a power of two. Default 1024. */
-  entries?: number
+  entries?: number | undefined
   /**
    * Entries of the completion queue, from `entries` to 65536. Completions past it are kept by the
    * kernel and come a little later. Default 4 × `entries`.
    */
-  cqEntries?: number
+  cqEntries?: number | undefined
   /** Memory that operations use in place. */
-  arena?: {
-    /** Bytes mapped at once: a power of two from 64 KiB to 4 MiB. Default 2 MiB. */
-    slabBytes?: number
-    /** Most bytes for {@link Queue.alloc}. Default 1 GiB. */
-    maxBytes?: number
-  }
+  arena?:
+    | {
+        /** Bytes mapped at once: a power of two from 64 KiB to 4 MiB. Default 2 MiB. */
+        slabBytes?: number | undefined
+        /** Most bytes for {@link Queue.alloc}. Default 1 GiB. */
+        maxBytes?: number | undefined
+      }
+    | undefined
   /**
    * Most bytes for copies of plain buffers on their way; operations wait when they are used up.
    * At least 2 MiB. Default 64 MiB.
    */
-  bounceBytes?: number
+  bounceBytes?: number | undefined
   /** Most bytes of `bytesAt` results that are given away uncopied. Default 1 GiB. */
-  resultBytes?: number
+  resultBytes?: number | undefined
   /** Caps on the kernel's worker threads; 0 leaves the kernel's own. */
-  workers?: {
-    /** For work on files and block devices. Default 0. */
-    bounded?: number
-    /** For everything else. Default 0. */
-    unbounded?: number
-  }
+  workers?:
+    | {
+        /** For work on files and block devices. Default 0. */
+        bounded?: number | undefined
+        /** For everything else. Default 0. */
+        unbounded?: number | undefined
+      }
+    | undefined
   /**
    * When reads of cached data are copied by this thread, and when by kernel workers. The defaults
    * were measured; see ARCHITECTURE.md.
    */
-  inline?: {
-    /** Reads shorter than this are always copied by this thread. */
-    smallBytes?: number
-    /** A read that is alone is, up to this length. */
-    aloneBytes?: number
-    /** Otherwise, until this many bytes were submitted in a turn of the event loop. */
-    turnBytes?: number
-  }
+  inline?:
+    | {
+        /** Reads shorter than this are always copied by this thread. */
+        smallBytes?: number | undefined
+        /** A read that is alone is, up to this length. */
+        aloneBytes?: number | undefined
+        /** Otherwise, until this many bytes were submitted in a turn of the event loop. */
+        turnBytes?: number | undefined
+      }
+    | undefined
   /**
    * Keep histograms of how long operations take, by their names, in `queue.stats().latency`: two looks
    * at the clock for each. Default false.
    */
-  latency?: boolean
+  latency?: boolean | undefined
   /** Register files, and memory for direct files, with the ring. Default true. */
-  register?: boolean
+  register?: boolean | undefined
   /**
    * Operations to do without, by their names in `capabilities.operations`, as on a kernel that lacks
    * them: to see how a program fares there. Default none.
    */
-  without?: readonly OperationName[]
+  without?: readonly OperationName[] | undefined
 }
 
+/** All of them: the compiler sees to that none is missing. */
+const NAMES = Object.keys({
+  backend: 0,
+  entries: 0,
+  cqEntries: 0,
+  arena: 0,
+  bounceBytes: 0,
+  resultBytes: 0,
+  workers: 0,
+  inline: 0,
+  latency: 0,
+  register: 0,
+  without: 0,
+  setup: 0,
+  sqpoll: 0,
+  attach: 0,
+  reap: 0,
+  iopoll: 0,
+  flushDelayUs: 0,
+  restrict: 0,
+} satisfies Record<keyof QueueOptions, 0>)
 const BACKENDS: readonly BackendChoice[] = ['auto', 'io_uring', 'node:fs']
 const KIB = 1024
 const MIB = 1024 * KIB
@@ -100,6 +127,10 @@ export function engineOptions(given: QueueOptions = {}): EngineOptions {
   checkOptions(arena, 'options.arena')
   checkOptions(workers, 'options.workers')
   checkOptions(inline, 'options.inline')
+  checkNames(given, NAMES)
+  checkNames(arena, ['slabBytes', 'maxBytes'], 'options.arena')
+  checkNames(workers, ['bounded', 'unbounded'], 'options.workers')
+  checkNames(inline, ['smallBytes', 'aloneBytes', 'turnBytes'], 'options.inline')
 
   const entries = integer(given.entries, 'entries', 1024, 1, 32768)
   const slabBytes = integer(arena.slabBytes, 'arena.slabBytes', 2 * MIB, 64 * KIB, 4 * MIB)

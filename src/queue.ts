@@ -33,11 +33,11 @@ import {
   type QueueOptions,
 } from './options.js'
 import { Posts } from './post.js'
-import { type ReplaceOptions, replaceFile } from './replace.js'
+import { type Content, checkData, type ReplaceOptions, replaceFile } from './replace.js'
 import { nopRoundTrip, type RoundTripOptions, type RoundTripSummary } from './round-trip.js'
 import { run } from './run.js'
 import { probeBackend } from './start.js'
-import { checkInteger, checkLength, checkOptions, checkView } from './validate.js'
+import { checkInteger, checkLength, checkOptions } from './validate.js'
 
 /** Options of {@link Queue.open}. */
 export interface OpenOptions extends LimitOptions, OpenSettings {}
@@ -203,9 +203,9 @@ export class Queue extends Posts {
     return this.#operations.nop(options === undefined ? undefined : checkLimits(options))
   }
 
-  /** `count` nops by one call, for one promise: what a trip costs without one for each. */
+  /** `count` nops, up to 2^32-1, by one call, for one promise: what a trip costs without one for each. */
   nops(count: number, options?: LimitOptions): Promise<void> {
-    checkInteger(count, 'count', 0)
+    checkInteger(count, 'count', 0, 2 ** 32 - 1)
     return this.#operations.volume.nops(count, checkLimits(options))
   }
 
@@ -265,8 +265,8 @@ export class Queue extends Posts {
   // ---- durability ---------------------------------------------------------------------------
 
   /**
-   * Resolves when everything that was written to the file before the call is on stable storage.
-   * All that call it in one turn share one fdatasync(2), and so do all that call it while one runs:
+   * Resolves when all writes to the file that had settled before the call are on stable storage; one that
+   * is still under way may not be. All that call it in one turn share one fdatasync(2), and so do all that call it while one runs:
    * the next one. Rejects with the errno of fdatasync(2), after which what was written may be lost.
    */
   commit(file: File, options?: LimitOptions): Promise<void> {
@@ -280,24 +280,24 @@ export class Queue extends Posts {
 
   /**
    * Replaces the content of a file, or makes it: whoever reads it, also after a crash, finds all of
-   * the old or all of the new. Writes a temporary file beside it, fsync(2)s it, renames it, and
+   * the old or all of the new. `data` is the content, or its parts one after the other (an array, a
+   * generator, a stream: what is too much for memory); buffers stay as they are until this settles. Writes a temporary file beside it, fsync(2)s it, renames it, and
    * fsync(2)s the folder. Links are followed; permissions are kept, and the owner where that is
    * allowed. On an error the temporary file is gone, and the old content is there unless only the last
    * step failed. (A process that is killed can leave a temporary file, `.*.tmp`.) Linux 5.11.
    */
   replaceFile(
     path: string | Buffer | Uint8Array | URL,
-    data: string | NodeJS.ArrayBufferView,
+    data: Content | Iterable<Content> | AsyncIterable<Content>,
     options: ReplaceOptions = {},
   ): Promise<void> {
     const parsed = parsePath(path)
-    const bytes = typeof data === 'string' ? Buffer.from(data) : data
-    checkView(bytes, 'data')
+    const content = checkData(data)
     checkOptions(options)
     const { mode } = options
     const permissions = mode === undefined ? undefined : parseMode(mode, 'options.mode')
     const limits = checkLimits(options)
-    return replaceFile(this.#operations, parsed, bytes, permissions, limits)
+    return replaceFile(this.#operations, parsed, content, permissions, limits)
   }
 
   // ---- looking in ---------------------------------------------------------------------------
@@ -407,7 +407,10 @@ export class Queue extends Posts {
     // Whoever closes it from inside of a settling finds that over.
     if (failed) await Promise.resolve()
     else {
-      await settled(operations, timeoutMs, () => operations.cancel((op) => op.opcode !== OP_CLOSE))
+      await settled(operations, timeoutMs, () => {
+        operations.isCancelled = true
+        operations.cancel((op) => op.opcode !== OP_CLOSE)
+      })
       held = operations.describe((op) => op.cancelled)
       // An open that had begun goes on (it asks for the alignment, it closes what nobody wants).
       for (let left = true; left && held.length === 0; left = operations.pending > 0) {
@@ -418,6 +421,7 @@ export class Queue extends Posts {
     }
     this.#lastStats = operations.backend.stats() ?? undefined
     this.#capabilities = this.capabilities
+    for (const state of this.#files) state.isEnded = true
     operations.close(0)
     if (held.length > 0) throw uringError('ERR_URING_BUSY', { held })
   }

@@ -28,7 +28,7 @@ export function refusalError(operations: Operations, op: Operation, refusal: num
     case REFUSED_FAILED:
       return operations.ended?.() ?? internalError('the engine has failed and did not say so')
     case REFUSED_UNKNOWN_FILE:
-      return systemError(EBADF, syscallOf(op.opcode))
+      return systemError(EBADF, syscallOf(op.opcode), { file: op.file?.path })
     case REFUSED_DESCRIPTORS:
       return systemError(EMFILE, syscallOf(op.opcode))
     case REFUSED_PATH:

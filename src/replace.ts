@@ -8,6 +8,7 @@ import {
   OP_CLOSE,
   OP_FSYNC,
   OP_OPENAT,
+  OP_READ,
   OP_RENAMEAT,
   OP_STATX,
   OP_UNLINKAT,
@@ -15,34 +16,41 @@ import {
   syscallOf,
 } from './backend.js'
 import { ERRNO } from './errno.js'
-import { rejected, systemError, uringError } from './errors.js'
+import { abortError, rejected, systemError, uringError } from './errors.js'
 import { FileState } from './file-state.js'
 import { type ParsedPath, parseFlags } from './flags.js'
 import { type LimitOptions, type Limits, overBefore } from './limits.js'
-import { hasBytes } from './memory.js'
+import { checkAttached, hasBytes } from './memory.js'
 import type { Opened } from './native.js'
 import type { Operations } from './operations.js'
 import { onOwnDescriptor } from './own-descriptor.js'
 import { STATX_STATS, Stats } from './stats.js'
+import { checkView } from './validate.js'
 
 const { EINVAL, EISDIR, ELOOP, EMFILE, ENOENT, EPERM } = ERRNO
 
 /** Options of {@link Queue.replaceFile}. */
 export interface ReplaceOptions extends LimitOptions {
   /** Permissions: a number or octal digits. Default: those of the file that is replaced, else 0o666. */
-  mode?: number | string
+  mode?: number | string | undefined
 }
 
 const fchmod = promisify(fs.fchmod)
 const fchown = promisify(fs.fchown)
-const { readlink, unlink } = fs.promises
+const { readlink, rename, unlink } = fs.promises
 /** Links that lead to links, at most. path_resolution(7). */
 const LINKS_MAX = 40
 /** The permissions in a mode. inode(7). */
 const PERMISSIONS = 0o7777
 const SLASH = 0x2f
 
-/** What is to be written: the memory, and how long it was at the call. */
+/** What the content of a file can be given as, or each part of it. */
+export type Content = string | NodeJS.ArrayBufferView
+
+/** The parts of what is to be written. */
+type Parts = Iterable<Content> | AsyncIterable<Content>
+
+/** Memory, and how long it was when it was given. */
 interface Data {
   readonly bytes: Uint8Array
   readonly length: number
@@ -90,14 +98,50 @@ class Steps {
     }
   }
 
-  /** Writes all that there was at the call; what has gone elsewhere since must not pass for nothing. */
-  async write(file: FileState, { bytes, length }: Data): Promise<void> {
+  /** Writes the parts, one behind the other. What one of them throws ends it. */
+  async writeAll(file: FileState, parts: Data | Parts): Promise<void> {
+    if ('bytes' in parts) {
+      await this.#write(file, parts, 0)
+      return
+    }
+    const operations = this.#operations
+    const isOver = operations.isCancelled || operations.endsReads
+    const over = isOver ? abortError(undefined, 0) : overBefore(this.#limits, OP_WRITE, 0)
+    if (over !== undefined) throw over
+    // What gives the parts may take its time, or for ever: its limits end that, and whatever ends reads.
+    const [waiting, ended] = operations.share<never>(OP_READ, undefined, this.#limits)
+    const { number } = waiting
+    const iterator = iteratorOf(parts)
+    try {
+      for (let position = 0; ; ) {
+        const { done, value } = await Promise.race([iterator.next(), ended])
+        if (done) return
+        const data = dataOf(await value, 'data')
+        await this.#write(file, data, position)
+        position += data.length
+      }
+    } catch (error) {
+      ended.catch(() => {})
+      void Promise.resolve(iterator.return?.()).catch(() => {})
+      throw error
+    } finally {
+      if (waiting.number === number) operations.settle(waiting, undefined)
+    }
+  }
+
+  /** Writes all that there was; what has gone elsewhere since must not pass for nothing. */
+  async #write(file: FileState, { bytes, length }: Data, position: number): Promise<void> {
     if (!hasBytes(bytes, length)) {
-      throw uringError('ERR_URING_BUFFER_DETACHED', { syscall: 'write', bytesWritten: 0 })
+      throw uringError('ERR_URING_BUFFER_DETACHED', { syscall: 'write', bytesWritten: position })
     }
     if (length === 0) return
     const { transfers } = this.#operations
-    await transfers.transfer(OP_WRITE, file, bytes, length, 0, false, this.#limits, true)
+    await transfers.transfer(OP_WRITE, file, bytes, length, position, false, this.#limits, true)
+  }
+
+  async rename(from: Buffer, to: Buffer): Promise<void> {
+    if (this.#operations.kernel.lacks(OP_RENAMEAT)) await rename(from, to)
+    else await this.call(OP_RENAMEAT, undefined, [0, from.length], Buffer.concat([from, to]))
   }
 
   /** Takes a name away, also when the queue has ended and cannot. */
@@ -110,11 +154,44 @@ class Steps {
   }
 }
 
+/** The memory of some content. Throws ERR_INVALID_ARG_TYPE, ERR_URING_BUFFER_DETACHED. */
+function dataOf(content: unknown, name: string): Data {
+  const view = typeof content === 'string' ? Buffer.from(content) : content
+  checkView(view, name)
+  checkAttached(view, 'write')
+  const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+  return { bytes, length: bytes.length }
+}
+
+/** What was given to write. Throws as {@link dataOf}; what is iterated is looked at when it comes. */
+export function checkData(data: unknown): Data | Parts {
+  if (typeof data !== 'object' || data === null || ArrayBuffer.isView(data))
+    return dataOf(data, 'data')
+  const given = data as { [Symbol.iterator]?: unknown; [Symbol.asyncIterator]?: unknown }
+  const iterates = given[Symbol.asyncIterator] ?? given[Symbol.iterator]
+  return typeof iterates === 'function' ? (data as Parts) : dataOf(data, 'data')
+}
+
+function iteratorOf(parts: Parts): Iterator<Content> | AsyncIterator<Content> {
+  return Symbol.asyncIterator in parts ? parts[Symbol.asyncIterator]() : parts[Symbol.iterator]()
+}
+
+/** A path that leads to the same place wherever the process goes meanwhile. */
+function absolute(path: Uint8Array): Uint8Array {
+  if (path[0] === SLASH || path.length === 0) return path
+  try {
+    return Buffer.concat([Buffer.from(`${process.cwd()}/`), path])
+  } catch {
+    // A folder that is gone has no name.
+    return path
+  }
+}
+
 /** See {@link Queue.replaceFile}. Arguments have been checked. */
 export async function replaceFile(
   operations: Operations,
   path: ParsedPath,
-  data: ArrayBufferView,
+  data: Data | Parts,
   mode: number | undefined,
   limits: Limits | undefined,
 ): Promise<void> {
@@ -126,10 +203,8 @@ export async function replaceFile(
   const whole = operations.hold()
   whole.opcode = OP_CLOSE
   const { number } = whole
-  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   try {
-    const what = { bytes, length: bytes.length }
-    await replace(operations, new Steps(operations, limits), path, what, mode)
+    await replace(operations, new Steps(operations, limits), path, data, mode)
   } catch (error) {
     throw withPath(error, path.text)
   } finally {
@@ -141,10 +216,10 @@ async function replace(
   operations: Operations,
   steps: Steps,
   path: ParsedPath,
-  data: Data,
+  data: Data | Parts,
   mode: number | undefined,
 ): Promise<void> {
-  const target = await followed(path.bytes)
+  const target = await followed(absolute(path.bytes))
   const folder = folderOf(target)
   const before = await steps.stat(target)
   if (before?.isDirectory()) throw systemError(EISDIR, 'open')
@@ -159,13 +234,12 @@ async function replace(
         await onOwnDescriptor(file.fd, fs.constants.O_RDONLY, (fd) =>
           takeAfter(fd, before, permissions, mode),
         )
-      await steps.write(file, data)
+      await steps.writeAll(file, data)
       await steps.call(OP_FSYNC, file, [0, 0])
     } finally {
       await file.close()
     }
-    const both = Buffer.concat([temporary, target])
-    await steps.call(OP_RENAMEAT, undefined, [0, temporary.length], both)
+    await steps.rename(temporary, target)
   } catch (error) {
     // Whatever went wrong, nothing is left behind; limits do not apply to that.
     await new Steps(operations, undefined).remove(temporary)

@@ -14,18 +14,18 @@ const STAGED_BLOCK = 4096
 /** Options of {@link Queue.nopRoundTrip}. */
 export interface RoundTripOptions {
   /** How many round trips to measure, 1 to 1e9. Default 100,000. */
-  samples?: number
+  samples?: number | undefined
   /** How many are under way at once, 1 to 65,536. Default 1. */
-  concurrency?: number
+  concurrency?: number | undefined
   /**
    * Whether to measure the stages of each, too, which costs four more looks at the clock: one at a
    * time, with nothing else under way on the queue, on io_uring. Default false.
    */
-  stages?: boolean
+  stages?: boolean | undefined
   /** Ends the measurement with an AbortError. */
-  signal?: AbortSignal
+  signal?: AbortSignal | undefined
   /** Called now and then with the number of round trips made and the number asked for. */
-  onProgress?: (done: number, samples: number) => void
+  onProgress?: ((done: number, samples: number) => void) | undefined
 }
 
 /** The way of a nop. The mean durations of the stages add up to that of the round trip. */

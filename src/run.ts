@@ -4,13 +4,10 @@
  */
 import { syscallOfCall } from './backend.js'
 import type { BatchOperation, Result } from './batch-operation.js'
-import { ERRNO } from './errno.js'
-import { rejected, systemError } from './errors.js'
+import { closedError, rejected } from './errors.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { FALLBACKS } from './op-paths.js'
 import type { Operations } from './operations.js'
-
-const { EBADF } = ERRNO
 
 /** Checks the limits among a method's options, and runs; throws what cannot be before it begins. */
 export function run<T extends Result>(
@@ -25,7 +22,9 @@ export function run<T extends Result>(
     operations.kernel.require(opcode)
     made.check?.(operations)
   }
-  if (file?.closed || other?.closed) return rejected(systemError(EBADF, syscallOfCall(made)))
+  for (const each of [file, other]) {
+    if (each?.closed) return rejected(closedError(each, syscallOfCall(made)))
+  }
   if (operations.ended !== undefined) return rejected(operations.ended())
   const over = overBefore(limits, opcode)
   if (over !== undefined) return rejected(over)
@@ -45,7 +44,8 @@ async function byRing<T extends Result>(
   const options = { bytes, flags, other, limits, path, dest }
   const value = await operations.call(opcode, file, offset, length, position, options)
   if (typeof value === 'number' && value < 0) {
-    return rejected(operations.failure(value, syscallOfCall(made), path, dest))
+    const named = { path, dest, file: file?.path }
+    return rejected(operations.failure(value, syscallOfCall(made), named))
   }
   if (finish === undefined) return value as T
   return finish(operations, value, limits)

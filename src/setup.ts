@@ -17,34 +17,36 @@ export type Reap = 'eventfd' | 'thread' | 'poll'
 /** Flags of io_uring_setup(2). What the kernel does not know is left out by itself. */
 export interface SetupFlags {
   /** 'defer' needs Linux 6.1, 'cooperative' 5.19. Default 'defer'; with `sqpoll` 'interrupt'. */
-  taskRun?: TaskRun
+  taskRun?: TaskRun | undefined
   /** IORING_SETUP_NO_SQARRAY (6.6). Default true. */
-  noSqArray?: boolean
+  noSqArray?: boolean | undefined
   /** IORING_SETUP_SUBMIT_ALL (5.18). Default true. */
-  submitAll?: boolean
+  submitAll?: boolean | undefined
   /** IORING_REGISTER_RING_FDS (5.18). Default true. */
-  registeredDescriptor?: boolean
+  registeredDescriptor?: boolean | undefined
 }
 
 /** Options of a queue that ask for something by name. docs/queue-options.md has them all. */
 export interface SetupOptions {
   /** What to ask of io_uring_setup(2); what the kernel does not know is left out by itself. */
-  setup?: SetupFlags
+  setup?: SetupFlags | undefined
   /**
    * A kernel thread that submits, so that no system call does: IORING_SETUP_SQPOLL (5.11 here; before
    * 5.13 it needs CAP_SYS_NICE). It spins while there is work, and until it has been idle for a while.
    */
-  sqpoll?: {
-    /** Milliseconds without work after which it sleeps. Default 1000. */
-    idleMs?: number
-    /** The CPU that it stays on. Default: any. */
-    cpu?: number
-  }
+  sqpoll?:
+    | {
+        /** Milliseconds without work after which it sleeps. Default 1000. */
+        idleMs?: number | undefined
+        /** The CPU that it stays on. Default: any. */
+        cpu?: number | undefined
+      }
+    | undefined
   /**
    * The `handle` of another queue of this process, to share its polling thread: IORING_SETUP_ATTACH_WQ
    * (5.6). Without `sqpoll` it changes nothing that can be seen.
    */
-  attach?: number
+  attach?: number | undefined
   /**
    * How completions are found. 'eventfd': the event loop sleeps, and the ring's eventfd wakes it.
    * 'thread': a thread of the queue waits and wakes it; so it is also where a runtime does not export
@@ -52,28 +54,30 @@ export interface SetupOptions {
    * looks each time it comes round: lowest latency, a CPU in full use. Default 'eventfd'; with `sqpoll`,
    * 'poll' for 200 µs after something went to the kernel or came from it, and then 'eventfd'.
    */
-  reap?: Reap
+  reap?: Reap | undefined
   /**
    * Poll the device for the completions of single reads and writes of direct files, on a ring beside
    * (IORING_SETUP_IOPOLL): needs a file system and a device that poll (an NVMe disk with
    * `nvme.poll_queues` set), and a CPU in full use while they are in flight. Where the file does not
    * poll they reject with `ERR_URING_UNSUPPORTED`, which says what lacks it. Default false.
    */
-  iopoll?: boolean
+  iopoll?: boolean | undefined
   /**
    * Microseconds that operations wait for more to be submitted with, 0 to 1,000,000. They go earlier
    * when the submission queue is full, when one is cancelled, and by `flush`. Default 0: what is staged
    * in a turn of the event loop is submitted at its end.
    */
-  flushDelayUs?: number
+  flushDelayUs?: number | undefined
   /** Lock the ring to some operations for good, by IORING_REGISTER_RESTRICTIONS (5.10). */
-  restrict?: {
-    /**
-     * Names of `capabilities.operations`. All others complete with EACCES, but for those that the
-     * queue itself needs: nop, close, async_cancel, timeout and link_timeout.
-     */
-    operations: readonly OperationName[]
-  }
+  restrict?:
+    | {
+        /**
+         * Names of `capabilities.operations`. All others complete with EACCES, but for those that the
+         * queue itself needs: nop, close, async_cancel, timeout and link_timeout.
+         */
+        operations: readonly OperationName[]
+      }
+    | undefined
 }
 
 /** The part of the engine's options that this file makes. */
@@ -107,7 +111,7 @@ const FLUSH_DELAY_US_MAX = 1_000_000
 const INT32_MAX = 2 ** 31 - 1
 
 /** The options here, and those that they may contradict. */
-type Given = SetupOptions & { readonly backend?: string }
+type Given = SetupOptions & { readonly backend?: string | undefined }
 
 /** Options that cannot be had together: the first's name, whether they are, and why not. */
 const CONTRADICTIONS: readonly [string, (given: Given) => unknown, string][] = [

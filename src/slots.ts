@@ -114,6 +114,9 @@ export class Operation {
   /** What is known of it while it is a sync, and the sync that begins when it is over. */
   sync: Sync | undefined = undefined
   follower: Sync | undefined = undefined
+  /** What it is a step of, if it is one; of that, the step under way. They are cancelled together. */
+  whole: Operation | undefined = undefined
+  step: Operation | undefined = undefined
   /** Completions of a chain that are still to come, and what came of this member of it. */
   expected = 0
   outcome = 0
@@ -328,6 +331,8 @@ function clear(op: Operation): void {
   op.behind = undefined
   op.sync = undefined
   op.follower = undefined
+  op.whole = undefined
+  op.step = undefined
   op.expected = 0
   op.outcome = 0
 }

@@ -8,13 +8,24 @@
  * A sync runs from when the kernel has it, and one that is linked behind another operation from when that is
  * over: nobody waits for what may never begin.
  */
-import { FLAG_DRAIN, OP_FSYNC, OP_SYNC_FILE_RANGE, OP_WRITE, OP_WRITEV } from './backend.js'
+import {
+  FLAG_DRAIN,
+  OP_FSYNC,
+  OP_SPLICE,
+  OP_SYNC_FILE_RANGE,
+  OP_WRITE,
+  OP_WRITEV,
+} from './backend.js'
 import { ERRNO } from './errno.js'
 import { Fifo } from './fifo.js'
 import { DSYNC } from './modifiers.js'
 import type { Operation } from './slots.js'
 
-const { ECANCELED, EINTR, EIO } = ERRNO
+const { EACCES, EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, EIO, ENOSYS, ENOTSUP, ESPIPE } = ERRNO
+/** What says of a sync that it was not done, and nothing of the data: a wrong argument, a ring that may not. */
+const NOT_DONE: ReadonlySet<number> = new Set(
+  [EACCES, EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, ENOSYS, ENOTSUP, ESPIPE].map((errno) => -errno),
+)
 
 /** One sync. */
 export interface Sync {
@@ -30,7 +41,7 @@ export interface Sync {
 }
 
 function isWrite(opcode: number): boolean {
-  return opcode === OP_WRITE || opcode === OP_WRITEV
+  return opcode === OP_WRITE || opcode === OP_WRITEV || opcode === OP_SPLICE
 }
 
 /** Whether an operation tells of failed write-back, and takes the report away from others. */
@@ -94,16 +105,18 @@ export class Syncs {
     this.#running.push(sync)
   }
 
-  /** One is complete. */
-  arrived(sync: Sync, result: number): void {
+  /** One is complete with `result`. Of many writes the `outcome` is what the worst of them came to. */
+  arrived(sync: Sync, result: number, outcome = result): void {
     const { op, isWrite } = sync
     this.#takeSubmitted()
+    // What drains ran by itself, and after all that ended before.
+    if (sync.place === 0) this.#run(sync)
     sync.isOver = true
-    if (result >= 0) this.#succeeded(sync, result)
+    if (outcome >= 0) this.#succeeded(sync, result)
     else {
       // Of a write others than EIO are of the write itself: a disk that is full.
-      const isFailure = isWrite ? result === -EIO : result !== -ECANCELED && result !== -EINTR
-      if (isFailure) this.#fail(sync, result)
+      const isFailure = isWrite ? outcome === -EIO : !NOT_DONE.has(outcome)
+      if (isFailure) this.#fail(sync, outcome)
       this.#goOnWith(op, result)
     }
     this.#release()

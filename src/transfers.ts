@@ -6,6 +6,7 @@
  */
 import {
   type Backend,
+  FLAG_DRAIN,
   FLAG_LINK,
   isOutgoing,
   OP_FSYNC,
@@ -24,7 +25,7 @@ import {
 } from './backend.js'
 import { endOfMember } from './chain.js'
 import { ERRNO } from './errno.js'
-import { internalError, rejected, systemError, uringError } from './errors.js'
+import { closedError, internalError, rejected, uringError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
 import { APPENDS, NOWAIT } from './modifiers.js'
@@ -41,7 +42,7 @@ import {
 } from './slots.js'
 import { noteSync } from './syncs.js'
 
-const { EAGAIN, EBADF, ECANCELED, EINTR, EIO } = ERRNO
+const { EAGAIN, ECANCELED, EINTR, EIO } = ERRNO
 /** Most bytes that are bounced at once: longer transfers go in pieces. */
 const BOUNCE_PIECE_BYTES = 1 << 20
 /** The smallest chunk, and the largest that is of a power of two. `crates/core/src/arena/slab.rs`. */
@@ -63,9 +64,9 @@ export class Transfers {
   }
 
   /**
-   * Moves `length` bytes between the file at `position` and the view; resolves with how many. An
-   * `internal` one may also start while the file or the queue closes. `flags` are modifiers beside the
-   * opcode.
+   * Moves `length` bytes between the file at `position` and the view; resolves with how many. One
+   * `within` something may also start while the file or the queue closes, and ends with that where it
+   * is named. `flags` are modifiers beside the opcode.
    */
   transfer(
     opcode: number,
@@ -75,10 +76,11 @@ export class Transfers {
     position: number | bigint,
     datasync: boolean,
     limits?: Limits,
-    internal = false,
+    within: Operation | boolean = false,
     flags = 0,
   ): Promise<number> {
-    if (file.closed && !internal) return rejected(systemError(EBADF, syscallOf(opcode)))
+    const internal = within !== false
+    if (file.closed && !internal) return rejected(closedError(file, syscallOf(opcode)))
     const operations = this.#operations
     if (operations.ended !== undefined && !internal) return rejected(operations.ended())
     if (limits !== undefined) {
@@ -90,6 +92,10 @@ export class Transfers {
     op.opcode = opcode
     op.datasync = datasync
     op.flags = flags
+    if (typeof within === 'object') {
+      op.whole = within
+      within.step = op
+    }
     this.aim(op, file, view, length, position)
     file.pending++
     if (limits !== undefined) operations.limits.add(op, limits)
@@ -176,6 +182,8 @@ export class Transfers {
     }
     op.staged = true
     if (op.opcode === OP_WRITE) noteSync(op)
+    // The first piece drains; those behind it run beside what came later.
+    op.flags &= ~FLAG_DRAIN
     if (chained) {
       op.expected = 1
       // The engine ends a chain whose next member it refuses, and so this write.

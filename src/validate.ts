@@ -3,7 +3,7 @@
  * `ERR_` errors. They are pure. The good case of each is small enough for V8 to inline; the bad
  * case is a function of its own, so that no error text weighs on the hot path.
  */
-import { invalidArgType, outOfRange } from './errors.js'
+import { invalidArgType, invalidArgValue, outOfRange } from './errors.js'
 
 /** The largest position that the kernel has: `loff_t` is signed. */
 const POSITION_MAX = 2n ** 63n - 1n
@@ -106,6 +106,16 @@ export function checkSignal(
     typeof (signal as AbortSignal).removeEventListener !== 'function'
   ) {
     throw invalidArgType(name, 'an instance of AbortSignal', signal)
+  }
+}
+
+/** Options that are all of these names: one that is misspelt would be lost. Throws ERR_INVALID_ARG_VALUE. */
+export function checkNames(options: object, names: readonly string[], name = 'options'): void {
+  for (const given of Object.keys(options)) {
+    if (!names.includes(given)) {
+      const reason = `is not known; there are ${names.join(', ')}`
+      throw invalidArgValue(`${name}.${given}`, (options as Record<string, unknown>)[given], reason)
+    }
   }
 }
 

@@ -5,14 +5,22 @@
  */
 import { OP_READ, OP_READV, OP_WRITE, OP_WRITEV, syscallOf, TRANSFER_BYTES_MAX } from './backend.js'
 import { ERRNO } from './errno.js'
-import { invalidArgType, invalidArgValue, rejected, systemError, uringError } from './errors.js'
+import {
+  closedError,
+  invalidArgType,
+  invalidArgValue,
+  rejected,
+  systemError,
+  uringError,
+} from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
+import { checkAttached } from './memory.js'
 import { NOWAIT, refusedModifier } from './modifiers.js'
 import { moved, remainder } from './transfers.js'
 import { checkView } from './validate.js'
 
-const { EAGAIN, EBADF, EIO } = ERRNO
+const { EAGAIN, EIO } = ERRNO
 /** Most vectors of one operation: the kernel's UIO_MAXIOV. */
 const VECTORS_MAX = 1024
 /** Most bytes that are gathered or scattered at once. */
@@ -25,12 +33,13 @@ interface Vector {
   readonly length: number
 }
 
-/** Checks a list of buffers, and adds their lengths. Throws ERR_INVALID_ARG_TYPE. */
-export function checkBuffers(buffers: unknown): number {
+/** Checks a list of buffers, and adds their lengths. Throws ERR_INVALID_ARG_TYPE, ERR_URING_BUFFER_DETACHED. */
+export function checkBuffers(buffers: unknown, syscall: 'readv' | 'writev'): number {
   if (!Array.isArray(buffers)) throw invalidArgType('buffers', 'an instance of Array', buffers)
   let length = 0
   for (let index = 0; index < buffers.length; index++) {
     checkView(buffers[index], `buffers[${index}]`)
+    checkAttached(buffers[index], syscall)
     length += buffers[index].byteLength
   }
   return length
@@ -95,7 +104,7 @@ export interface Vectored {
 export function vectored(what: Vectored): Promise<number> {
   const { file, opcode, buffers, position, limits } = what
   const { operations } = file
-  if (file.closed) return rejected(systemError(EBADF, syscallOf(opcode)))
+  if (file.closed) return rejected(closedError(file, syscallOf(opcode)))
   if (operations.ended !== undefined) return rejected(operations.ended())
   const over = overBefore(limits, opcode, opcode === OP_WRITEV ? 0 : undefined)
   if (over !== undefined) return rejected(over)
@@ -151,8 +160,10 @@ async function inPlace(
   return done
 }
 
-function failed({ opcode, flags }: Vectored, result: number, done: number): Promise<never> {
-  const error = withWritten(opcode, systemError(result, syscallOf(opcode)), done)
+function failed({ file, opcode, flags }: Vectored, result: number, done: number): Promise<never> {
+  const { path } = file
+  const failure = systemError(result, syscallOf(opcode), { file: path })
+  const error = withWritten(opcode, failure, done)
   return rejected(refusedModifier(flags, error))
 }
 

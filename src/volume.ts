@@ -408,5 +408,6 @@ function writtenAtFirst(opcode: number): number | undefined {
 function tellBytesWritten(error: unknown, counts: Int32Array): void {
   let bytesWritten = 0
   for (const count of counts) if (count > 0) bytesWritten += count
-  Object.assign(error as Error, { bytesWritten })
+  // It may be anything that `onProgress` throws.
+  if (error instanceof Error && Object.isExtensible(error)) Object.assign(error, { bytesWritten })
 }

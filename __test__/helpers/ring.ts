@@ -67,10 +67,14 @@ export interface Told {
   readonly path: unknown
 }
 
-/** An error as one can be compared with another. */
+/**
+ * An error as one can be compared with another. That of a call on an open file has its path, where
+ * node:fs has none; in the message it is only where it was given.
+ */
 export function told(error: unknown): Told {
   const { name, message, code, errno, syscall, path } = error as Error & Record<string, unknown>
-  return { name, message, code, errno, syscall, path }
+  const wasGiven = typeof path === 'string' && message.includes(`'${path}'`)
+  return { name, message, code, errno, syscall, path: wasGiven ? path : undefined }
 }
 
 /** An error with what an error may have. */
