@@ -201,20 +201,22 @@ test('a copy ends with the close of either side, whatever its step waits for', a
 
 test('an end by asyncDispose waits for copies between regular files, and ends others', async (t) => {
   for (const disposed of ['queue', 'from', 'to'] as const) {
-    const queue = ring(t, { flushDelayUs: 20_000 })
-    const [content, at] = [pattern(256 * KIB), scratch(t, Buffer.of())]
-    const from = await queue.open(scratch(t, content))
-    const to = await queue.open(at, 'r+')
-    await to.stat()
+    // By splice, and by reading and writing; the delay has it end between any two steps.
     for (const length of [256 * KIB, 10 * KIB]) {
-      await to.truncate()
-      const copy = from.copyTo(to, { length })
-      await new Promise((resolve) => setTimeout(resolve, 60))
-      if (length > 10 * KIB) t.is(await copy, length)
-      else {
+      for (const waitMs of [5, 30, 50]) {
+        const queue = ring(t, { flushDelayUs: 20_000 })
+        const [content, at] = [pattern(256 * KIB), scratch(t, Buffer.of())]
+        const from = await queue.open(scratch(t, content))
+        const to = await queue.open(at, 'r+')
+        // It is known then what they are, and the first step is one of the copy.
+        await from.copyTo(to)
+        await to.truncate()
+        const copy = from.copyTo(to, { length })
+        await new Promise((resolve) => setTimeout(resolve, waitMs))
         await { queue, from, to }[disposed][Symbol.asyncDispose]()
-        t.is(await copy, length, disposed)
+        t.is(await copy, length, `${disposed} after ${waitMs} ms`)
         t.is(fs.readFileSync(at).compare(content.subarray(0, length)), 0)
+        await queue.close()
       }
     }
   }
