@@ -5,7 +5,14 @@
  */
 import { OP_READ, OP_SPLICE, OP_WRITE, SPLICE_FROM, SPLICE_TO } from './backend.js'
 import { ERRNO } from './errno.js'
-import { closedError, invalidArgValue, rejected, systemError, uringError } from './errors.js'
+import {
+  closedError,
+  invalidArgValue,
+  rejected,
+  systemError,
+  tellBytesWritten,
+  uringError,
+} from './errors.js'
 import { checkAlignment, type FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import type { Operation } from './slots.js'
@@ -32,9 +39,7 @@ export interface CopyOptions extends LimitOptions {
   onProgress?: ((done: number) => void) | undefined
 }
 
-type CopySettings = {
-  [Name in Exclude<keyof CopyOptions, keyof LimitOptions>]: CopyOptions[Name] | undefined
-}
+type CopySettings = Omit<CopyOptions, keyof LimitOptions>
 
 /** A copy whose arguments have been checked, and how far it is. */
 class Copy {
@@ -87,10 +92,7 @@ class Copy {
       else if (!(await this.#splice())) await this.#readAndWrite(PIECE_OF_MANY_BYTES)
       return this.#done
     } catch (error) {
-      // It may be anything that `onProgress` throws.
-      if (error instanceof Error && Object.isExtensible(error)) {
-        Object.assign(error, { bytesWritten: this.#done })
-      }
+      tellBytesWritten(error, this.#done)
       throw error
     }
   }

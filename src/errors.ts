@@ -285,6 +285,11 @@ export async function rejected(error: Error): Promise<never> {
   throw error
 }
 
+/** Says in an error how much was written. It may be anything that a caller's function throws. */
+export function tellBytesWritten(error: unknown, bytesWritten: number): void {
+  if (error instanceof Error && Object.isExtensible(error)) Object.assign(error, { bytesWritten })
+}
+
 /** A mistake of ours. */
 export function internalError(detail: string): Error {
   return uringError('ERR_URING_INTERNAL', { detail })

@@ -29,7 +29,7 @@ import {
   stateOf,
 } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
-import { checkAttached } from './memory.js'
+import { checkAttached, checkMemory } from './memory.js'
 import {
   APPENDS,
   checkModifiers,
@@ -309,8 +309,7 @@ export class File {
     view: NodeJS.ArrayBufferView,
     options: ManyOptions | undefined,
   ): Promise<Int32Array> {
-    checkView(view, opcode === OP_READ ? 'target' : 'source')
-    checkAttached(view, syscallOf(opcode))
+    checkMemory(view, syscallOf(opcode), opcode === OP_READ ? 'target' : 'source')
     const limits = checkLimits(options)
     const onProgress = options?.onProgress
     if (onProgress !== undefined) checkFunction(onProgress, 'options.onProgress')

@@ -93,9 +93,7 @@ export function takeCounts(operations: Operations, op: Operation): boolean {
 
 /** What the writes of a part tell of the file that they sync: the worst of them. */
 export function outcomeOfMany(op: Operation, result: number): number {
-  const { counts, from, positions } = op.many as ManyPart
-  if (counts === undefined || typeof positions === 'number') return result
-  return counts.subarray(from, from + positions.length).includes(-EIO) ? -EIO : result
+  return countsOf(op.many as ManyPart)?.includes(-EIO) ? -EIO : result
 }
 
 /** A part is over, its counts are there: copies what was read, and settles. */
@@ -138,13 +136,18 @@ function copyMany(operations: Operations, op: Operation, part: ManyPart): boolea
   return backend.copyRuns(chunk, Float64Array.from(runs), target, part.start) === undefined
 }
 
+/** The bytes that counts tell of. */
+export function bytesOf(counts: Int32Array): number {
+  return counts.reduce((bytes, count) => bytes + Math.max(0, count), 0)
+}
+
+/** The counts of a part; none of nops. */
+function countsOf({ counts, from, positions }: ManyPart): Int32Array | undefined {
+  return typeof positions === 'number' ? undefined : counts?.subarray(from, from + positions.length)
+}
+
 /** Bytes that a part has written, as far as its counts say. */
 export function bytesOfMany(part: ManyPart): number {
-  let bytes = 0
-  if (part.counts !== undefined && typeof part.positions !== 'number') {
-    for (const count of part.counts.subarray(part.from, part.from + part.positions.length)) {
-      bytes += Math.max(0, count)
-    }
-  }
-  return bytes
+  const counts = countsOf(part)
+  return counts === undefined ? 0 : bytesOf(counts)
 }

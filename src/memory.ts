@@ -11,6 +11,7 @@ import {
   TAKE_ERRNO,
 } from './backend.js'
 import { invalidArgType, systemError, uringError } from './errors.js'
+import { checkView } from './validate.js'
 
 /** A chunk that an ArrayBuffer of ours covers. */
 export interface Allocation {
@@ -179,6 +180,16 @@ export function hasBytes(view: ArrayBufferView, length: number): boolean {
     // A DataView says so by throwing.
     return false
   }
+}
+
+/** A view of memory that is still there. Throws ERR_INVALID_ARG_TYPE, ERR_URING_BUFFER_DETACHED. */
+export function checkMemory(
+  view: unknown,
+  syscall: string,
+  name = 'buffer',
+): asserts view is ArrayBufferView {
+  checkView(view, name)
+  checkAttached(view, syscall)
 }
 
 /** Refuses a view whose memory has gone elsewhere: it would pass for one of no bytes. */

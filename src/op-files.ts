@@ -18,9 +18,9 @@ import { BatchOperation } from './batch-operation.js'
 import { invalidArgValue } from './errors.js'
 import type { File } from './file.js'
 import { checkWrite, stateOf } from './file-state.js'
-import { checkAttached } from './memory.js'
+import { checkMemory } from './memory.js'
 import { type RecvOptions, recvModifiers } from './modifiers.js'
-import { checkBoolean, checkInteger, checkOptions, checkPosition, checkView } from './validate.js'
+import { checkBoolean, checkInteger, checkOptions, checkPosition } from './validate.js'
 import { checkBuffers, vectorsInPlace } from './vectors.js'
 
 const UINT32_MAX = 2 ** 32 - 1
@@ -199,8 +199,7 @@ export const files = {
 
   /** Sends all of `buffer` on a socket; its length. In a chain it is one send. send(2), Linux 5.6. */
   send(socket: File, buffer: NodeJS.ArrayBufferView): BatchOperation {
-    checkView(buffer)
-    checkAttached(buffer, 'send')
+    checkMemory(buffer, 'send')
     const length = buffer.byteLength
     return new BatchOperation(OP_SEND, { file: stateOf(socket), view: buffer, length })
   },
@@ -211,8 +210,7 @@ export const files = {
     buffer: NodeJS.ArrayBufferView,
     options: Pick<RecvOptions, 'peek' | 'waitAll'> = {},
   ): BatchOperation {
-    checkView(buffer)
-    checkAttached(buffer, 'recv')
+    checkMemory(buffer, 'recv')
     checkOptions(options)
     const flags = recvModifiers(options)
     const length = buffer.byteLength

@@ -18,7 +18,7 @@ import { BatchOperation, type Parts } from './batch-operation.js'
 import type { File } from './file.js'
 import { checkWrite, stateOf } from './file-state.js'
 import { monotonic } from './limits.js'
-import { checkAttached } from './memory.js'
+import { checkMemory } from './memory.js'
 import {
   type ReadOptions,
   readModifiers,
@@ -28,7 +28,7 @@ import {
 } from './modifiers.js'
 import { files } from './op-files.js'
 import { paths } from './op-paths.js'
-import { checkBoolean, checkInteger, checkOptions, checkPosition, checkView } from './validate.js'
+import { checkBoolean, checkInteger, checkOptions, checkPosition } from './validate.js'
 
 /** Options of `op.timeout`. */
 export interface TimeoutOptions {
@@ -75,8 +75,7 @@ const rest = {
     position: number | bigint,
     options: ReadFlags = {},
   ): BatchOperation {
-    checkView(buffer)
-    checkAttached(buffer, 'read')
+    checkMemory(buffer, 'read')
     checkPosition(position)
     checkOptions(options)
     const flags = readModifiers(options)
@@ -96,8 +95,7 @@ const rest = {
     position: number | bigint,
     options: WriteFlags = {},
   ): BatchOperation {
-    checkView(buffer)
-    checkAttached(buffer, 'write')
+    checkMemory(buffer, 'write')
     checkPosition(position)
     refuseDatasync(options)
     const flags = writeModifiers(options)

@@ -20,12 +20,11 @@ import { abortError, rejected, systemError, uringError } from './errors.js'
 import { FileState } from './file-state.js'
 import { type ParsedPath, parseFlags } from './flags.js'
 import { type LimitOptions, type Limits, overBefore } from './limits.js'
-import { checkAttached, hasBytes } from './memory.js'
+import { checkMemory, hasBytes } from './memory.js'
 import type { Opened } from './native.js'
 import type { Operations } from './operations.js'
 import { onOwnDescriptor } from './own-descriptor.js'
 import { STATX_STATS, Stats } from './stats.js'
-import { checkView } from './validate.js'
 
 const { EINVAL, EISDIR, ELOOP, EMFILE, ENOENT, EPERM } = ERRNO
 
@@ -157,8 +156,7 @@ class Steps {
 /** The memory of some content. Throws ERR_INVALID_ARG_TYPE, ERR_URING_BUFFER_DETACHED. */
 function dataOf(content: unknown, name: string): Data {
   const view = typeof content === 'string' ? Buffer.from(content) : content
-  checkView(view, name)
-  checkAttached(view, 'write')
+  checkMemory(view, 'write', name)
   const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
   return { bytes, length: bytes.length }
 }

@@ -15,10 +15,9 @@ import {
 } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
-import { checkAttached } from './memory.js'
+import { checkMemory } from './memory.js'
 import { NOWAIT, refusedModifier } from './modifiers.js'
 import { moved, remainder } from './transfers.js'
-import { checkView } from './validate.js'
 
 const { EAGAIN, EIO } = ERRNO
 /** Most vectors of one operation: the kernel's UIO_MAXIOV. */
@@ -38,8 +37,7 @@ export function checkBuffers(buffers: unknown, syscall: 'readv' | 'writev'): num
   if (!Array.isArray(buffers)) throw invalidArgType('buffers', 'an instance of Array', buffers)
   let length = 0
   for (let index = 0; index < buffers.length; index++) {
-    checkView(buffers[index], `buffers[${index}]`)
-    checkAttached(buffers[index], syscall)
+    checkMemory(buffers[index], syscall, `buffers[${index}]`)
     length += buffers[index].byteLength
   }
   return length

@@ -10,11 +10,12 @@ import {
   invalidArgValue,
   outOfRange,
   rejected,
+  tellBytesWritten,
   uringError,
 } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
-import type { ManyPart, Numbers } from './many.js'
+import { bytesOf, type ManyPart, type Numbers } from './many.js'
 import { hasBytes } from './memory.js'
 import type { Operations } from './operations.js'
 import { KIND_MANY } from './slots.js'
@@ -271,7 +272,7 @@ export class Volume {
     try {
       await this.#whole(file, run)
     } catch (error) {
-      if (opcode === OP_WRITE) tellBytesWritten(error, counts)
+      if (opcode === OP_WRITE) tellBytesWritten(error, bytesOf(counts))
       throw error
     }
     return counts
@@ -403,11 +404,4 @@ function goneError(opcode: number): Error {
 /** What the error of a write says that has not begun; reads say nothing of it. */
 function writtenAtFirst(opcode: number): number | undefined {
   return opcode === OP_WRITE ? 0 : undefined
-}
-
-function tellBytesWritten(error: unknown, counts: Int32Array): void {
-  let bytesWritten = 0
-  for (const count of counts) if (count > 0) bytesWritten += count
-  // It may be anything that `onProgress` throws.
-  if (error instanceof Error && Object.isExtensible(error)) Object.assign(error, { bytesWritten })
 }
