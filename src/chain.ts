@@ -30,7 +30,6 @@ import {
   WAITS_FOR_MEMORY,
   WAITS_FOR_SLOT,
 } from './slots.js'
-import { noteSync } from './syncs.js'
 
 const { ECANCELED } = ERRNO
 
@@ -148,8 +147,7 @@ function stageChain(operations: Operations, members: readonly Operation[], batch
         ? operations.transfers.stage(op, op.opcode | op.flags)
         : operations.stageCall(op)
     if (refusal === undefined) {
-      op.staged = true
-      noteSync(op, members[index - 1])
+      operations.took(op, members[index - 1])
       if ((op.flags & (FLAG_LINK | FLAG_HARDLINK)) === 0) return
       continue
     }

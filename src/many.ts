@@ -13,8 +13,7 @@ import {
 import { ERRNO } from './errno.js'
 import { internalError } from './errors.js'
 import type { Operations } from './operations.js'
-import { type Operation, OVER, STAGED, WAITS_FOR_MEMORY } from './slots.js'
-import { noteSync } from './syncs.js'
+import { type Operation, OVER, WAITS_FOR_MEMORY } from './slots.js'
 import type { ManyLengths } from './volume.js'
 
 const { EIO } = ERRNO
@@ -75,9 +74,7 @@ export function startMany(operations: Operations, op: Operation): number {
     operations.transfers.letGo(op)
     return operations.refused(op, refusal)
   }
-  op.staged = true
-  noteSync(op)
-  return STAGED
+  return operations.took(op)
 }
 
 /** Takes the counts of a part that is complete; false when there are none, and it has settled. */

@@ -315,13 +315,15 @@ export class Operations {
       return startMany(this, op)
     } else {
       refusal = this.stageCall(op)
-      if (refusal === undefined) {
-        noteSync(op)
-        op.flags &= ~FLAG_DRAIN
-      }
     }
-    if (refusal !== undefined) return this.refused(op, refusal)
+    return refusal === undefined ? this.took(op) : this.refused(op, refusal)
+  }
+
+  /** The engine has it, behind another of its chain or not. What goes on with it drains no more. */
+  took(op: Operation, before?: Operation): number {
     op.staged = true
+    noteSync(op, before)
+    op.flags &= ~FLAG_DRAIN
     return STAGED
   }
 

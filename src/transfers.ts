@@ -6,7 +6,6 @@
  */
 import {
   type Backend,
-  FLAG_DRAIN,
   FLAG_LINK,
   isOutgoing,
   OP_FSYNC,
@@ -40,7 +39,6 @@ import {
   STAGED,
   WAITS_FOR_MEMORY,
 } from './slots.js'
-import { noteSync } from './syncs.js'
 
 const { EAGAIN, ECANCELED, EINTR, EIO } = ERRNO
 /** Most bytes that are bounced at once: longer transfers go in pieces. */
@@ -180,10 +178,7 @@ export class Transfers {
       this.letGo(op)
       return this.#operations.refused(op, refusal)
     }
-    op.staged = true
-    if (op.opcode === OP_WRITE) noteSync(op)
-    // The first piece drains; those behind it run beside what came later.
-    op.flags &= ~FLAG_DRAIN
+    this.#operations.took(op)
     if (chained) {
       op.expected = 1
       // The engine ends a chain whose next member it refuses, and so this write.
@@ -279,10 +274,9 @@ export class Transfers {
     const handle = (op.file as FileState).handle
     const refusal = this.#backend.stage(OP_FSYNC, companion.slot, handle, 0, 0, 1, 0)
     if (refusal !== undefined) return false
-    noteSync(companion, before)
+    this.#operations.took(companion, before)
     op.expected++
     op.staged = true
-    companion.staged = true
     return true
   }
 
