@@ -49,6 +49,7 @@ import type { Operations } from './operations.js'
 import { onOwnDescriptor } from './own-descriptor.js'
 import { run } from './run.js'
 import { STATX_STATS, Stats } from './stats.js'
+import { keepToThisThread } from './this-thread.js'
 import { checkFunction, checkLength, checkPosition, checkView } from './validate.js'
 import { checkBuffers, vectored } from './vectors.js'
 import { checkMany, type ManyLengths, type Positions } from './volume.js'
@@ -95,6 +96,7 @@ export class File {
     this.#state = state
     this.#operations = state.operations
     forgotten.register(this, state, this)
+    keepToThisThread(this)
   }
 
   /** The path as it was given to `open`; undefined for an adopted descriptor. */

@@ -37,6 +37,7 @@ import { type Content, checkData, type ReplaceOptions, replaceFile } from './rep
 import { nopRoundTrip, type RoundTripOptions, type RoundTripSummary } from './round-trip.js'
 import { run } from './run.js'
 import { probeBackend } from './start.js'
+import { keepToThisThread } from './this-thread.js'
 import { checkInteger, checkLength, checkOptions } from './validate.js'
 
 /** Options of {@link Queue.open}. */
@@ -112,6 +113,7 @@ export class Queue extends Posts {
     super(operations)
     this.#options = asked
     this.#operations = operations
+    keepToThisThread(this)
     operations.enter = ({ file, fd }, path, flags, limits) =>
       this.#enter(new FileState(operations, file, fd, path, flags), limits)
   }
