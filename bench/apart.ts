@@ -40,6 +40,9 @@ export async function apart<Name extends string>(
   }
 }
 
+/** Keeps all that waits for it, and so what is open there: files would be collected unclosed. */
+const forever = new Promise<void>(() => {})
+
 /** In such a process: runs the group, and stays in the contest. */
 export async function answerAsSide(part: Part, groups: readonly Group[]): Promise<void> {
   const bench: Bench = {
@@ -52,9 +55,8 @@ export async function answerAsSide(part: Part, groups: readonly Group[]): Promis
       if (name !== part.contest) return
       const all = sides as Record<string, Side>
       if (all[part.side] === undefined) throw new Error(`${name} has no side ${part.side}`)
-      // The other sides stay alive with it: their files would be collected unclosed.
       answerRounds((operations) => (all[part.side] as Side).run(operations))
-      await new Promise(() => {})
+      await forever
     },
     keep() {},
   }

@@ -95,9 +95,9 @@ async function manyGroup(bench: Bench): Promise<void> {
     name: cell,
     before: cacheKeeper(path),
     sides: {
-      ring: inProcess('node-uring', (n) => readManys(file, target, BLOCK_BYTES, blocks, n)),
+      ring: inProcess('node-uring', (n) => readManys(file, [target], BLOCK_BYTES, blocks, n)),
       plain: inProcess('node-uring, plain memory', (n) =>
-        readManys(file, plain, BLOCK_BYTES, blocks, n),
+        readManys(file, [plain], BLOCK_BYTES, blocks, n),
       ),
       c: floorSide(`C, batch ${BATCH}`, bench.floor, ...floor),
       promises: inProcess('fs/promises, Promise.all', (n) =>
@@ -132,10 +132,10 @@ async function xfsGroup(bench: Bench): Promise<void> {
   }
 }
 
-/** Reads under way at once, as fio has them: the queue bounds what a call keeps with the kernel. */
+/** Reads under way at once, as fio has them: the queue bounds what its calls keep with the kernel. */
 const DEPTH = 128
-/** Reads of a call: 8 MiB, which is registered; larger memory is not. */
-const READS = 2048
+/** Reads of a long call: 8 MiB, which is registered; larger memory is not. */
+const LONG = 2048
 
 async function directReads(bench: Bench, folder: string, type: string): Promise<void> {
   const writer = new Queue()
@@ -143,22 +143,34 @@ async function directReads(bench: Bench, folder: string, type: string): Promise<
   await writer.close()
   const options = { entries: DEPTH, cqEntries: DEPTH }
   const { queue, file, close } = await openBoth(path, true, options)
-  const target = queue.alloc(READS * BLOCK_BYTES)
+  // Two calls, so that there are reads to go on with when one of them ends.
+  const halves = times(2, () => queue.alloc(DEPTH * BLOCK_BYTES))
+  const long = [queue.alloc(LONG * BLOCK_BYTES)]
   const blocks = new Blocks(FILE_BYTES, BLOCK_BYTES)
+  const floor = ['read', '--file', path, '--direct', '--registered-file', '--fixed-buffers']
   const cell = `readMany 4 KiB O_DIRECT on ${type} ×${DEPTH}`
-  const fio = bench.fio
+  const longCell = `${cell}, by calls of 8 MiB`
+  const rate = { measure: 'rate', target: { atLeast: 0.98 } } as const
+  const cpu = { measure: 'cpu', target: { atMost: 1.1 } } as const
   await bench.contest<string>({
     name: cell,
     sides: {
-      ring: inProcess('node-uring', (n) => readManys(file, target, BLOCK_BYTES, blocks, n)),
+      ring: inProcess('node-uring', (n) => readManys(file, halves, BLOCK_BYTES, blocks, n)),
+      long: inProcess('node-uring, 8 MiB', (n) => readManys(file, long, BLOCK_BYTES, blocks, n)),
+      c: floorSide('C, 8 MiB', bench.floor, ...floor, '--memory', `${LONG}`),
       ...fioSides(bench, path, true),
     },
-    rows: fio
-      ? [
-          { cell, measure: 'rate', ours: 'ring', theirs: 'fio', target: { atLeast: 0.98 } },
-          { cell, measure: 'cpu', ours: 'ring', theirs: 'fio', target: { atMost: 1.1 } },
-        ]
-      : [],
+    rows: [
+      ...(bench.fio
+        ? [
+            { cell, ours: 'ring', theirs: 'fio', ...rate },
+            { cell, ours: 'ring', theirs: 'fio', ...cpu },
+            { cell: longCell, ours: 'long', theirs: 'fio', ...rate },
+            { cell: longCell, ours: 'long', theirs: 'fio', ...cpu },
+          ]
+        : []),
+      { cell: longCell, ours: 'long', theirs: 'c', ...rate },
+    ],
   })
   await close()
 }

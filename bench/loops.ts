@@ -183,22 +183,29 @@ export async function submits(
   }
 }
 
-/** Reads of equal length into `target`, as many by each call as it has room for. */
+/**
+ * Reads of equal length by a loop of calls for each of `targets`, each call as many as its target has room
+ * for.
+ */
 export async function readManys(
   file: File,
-  target: Uint8Array,
+  targets: readonly Uint8Array[],
   length: number,
   blocks: Positions,
   operations: number,
 ): Promise<void> {
-  const batch = Math.floor(target.length / length)
-  let positions = new Float64Array(batch)
-  for (let left = operations; left > 0; left -= batch) {
-    if (left < batch) positions = positions.subarray(0, left)
-    for (let i = 0; i < positions.length; i++) positions[i] = blocks.next()
-    const counts = await file.readMany(positions, length, target)
-    for (const count of counts) check(count, length)
+  let left = operations
+  const loop = async (target: Uint8Array) => {
+    let positions = new Float64Array(Math.floor(target.length / length))
+    while (left > 0) {
+      if (left < positions.length) positions = positions.subarray(0, left)
+      left -= positions.length
+      for (let i = 0; i < positions.length; i++) positions[i] = blocks.next()
+      const counts = await file.readMany(positions, length, target)
+      for (const count of counts) check(count, length)
+    }
   }
+  await Promise.all(targets.map(loop))
 }
 
 /** As many reads as there are buffers begun at once and awaited together, again and again. */

@@ -22,6 +22,7 @@ file options
   --block BYTES        length of each operation, and what its position is a multiple of (4096)
   --direct             O_DIRECT
   --pre-read           reads the whole file once, first, so that it is cached
+  --memory BLOCKS      blocks of memory, taken in turn; the batch or more, which it is by default
   --fixed-buffers      READ_FIXED and WRITE_FIXED on registered buffers
   --registered-file    the file's registered index in place of its descriptor
   --seed S             of the positions (1)
@@ -31,6 +32,9 @@ file options
 const BATCH_MAX: u32 = 32_768;
 /// The longest single read or write (`MAX_RW_COUNT` with 4 KiB pages).
 const BLOCK_BYTES_MAX: u32 = 0x7fff_f000;
+
+/// 4 GiB of blocks of 4 KiB.
+const MEMORY_BLOCKS_MAX: u32 = 1 << 20;
 
 /// The operation that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +90,8 @@ pub struct Settings {
 pub struct FileSettings {
     pub path: PathBuf,
     pub block_bytes: u32,
+    /// Blocks of memory: each operation takes the next.
+    pub memory_blocks: u32,
     pub direct: bool,
     pub pre_read: bool,
     pub fixed_buffers: bool,
@@ -106,10 +112,11 @@ pub fn parse(words: &[OsString]) -> Result<Settings, String> {
 
     // Defaults
     let (mut batch, mut operations, mut rounds) = (128, 1_000_000, 1);
-    let (mut warmup, mut wait, mut path) = (None, None, None);
+    let (mut warmup, mut wait, mut path, mut memory) = (None, None, None, None);
     let mut file = FileSettings {
         path: PathBuf::new(),
         block_bytes: 4096,
+        memory_blocks: 0,
         direct: false,
         pre_read: false,
         fixed_buffers: false,
@@ -129,6 +136,7 @@ pub fn parse(words: &[OsString]) -> Result<Settings, String> {
             _ if kind == Kind::Nop => return Err(format!("nop has no option {name}")),
             "--file" => path = Some(PathBuf::from(words.value(name)?)),
             "--block" => file.block_bytes = words.number(name, 1, BLOCK_BYTES_MAX)?,
+            "--memory" => memory = Some(words.number(name, 1, MEMORY_BLOCKS_MAX)?),
             "--direct" => file.direct = true,
             "--pre-read" => file.pre_read = true,
             "--fixed-buffers" => file.fixed_buffers = true,
@@ -141,6 +149,10 @@ pub fn parse(words: &[OsString]) -> Result<Settings, String> {
     // What follows from the rest
     let wait = wait.unwrap_or(if file.direct { Wait::One } else { Wait::Batch });
     let warmup = warmup.unwrap_or(16 * u64::from(batch));
+    file.memory_blocks = memory.unwrap_or(batch);
+    if file.memory_blocks < batch {
+        return Err(format!("--memory {} is less than the batch", file.memory_blocks));
+    }
     let file = match (kind, path) {
         (Kind::Nop, _) => None,
         (_, Some(path)) => Some(FileSettings { path, ..file }),
@@ -206,7 +218,8 @@ mod tests {
     #[test]
     fn every_option_reaches_its_setting() {
         let line = "write --file /a/b --block 512 --batch 7 --operations 9 --rounds 3 --warmup 0 \
-                    --direct --pre-read --fixed-buffers --registered-file --seed 42 --wait batch";
+                    --memory 8 --direct --pre-read --fixed-buffers --registered-file --seed 42 \
+                    --wait batch";
         let expected = Settings {
             kind: Kind::Write,
             batch: 7,
@@ -217,6 +230,7 @@ mod tests {
             file: Some(FileSettings {
                 path: PathBuf::from("/a/b"),
                 block_bytes: 512,
+                memory_blocks: 8,
                 direct: true,
                 pre_read: true,
                 fixed_buffers: true,
@@ -249,6 +263,8 @@ mod tests {
             ("nop --operations 1e6", "--operations 1e6"),
             ("nop --rounds -1", "--rounds -1"),
             ("nop --wait two", "--wait is batch or one"),
+            ("read --file f --memory 127", "--memory 127 is less than the batch"),
+            ("nop --memory 128", "nop has no option --memory"),
             ("read --file f --block 0", "--block 0"),
             ("read --file f --block 2147483648", "--block 2147483648"),
         ] {

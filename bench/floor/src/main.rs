@@ -48,11 +48,12 @@ fn run(settings: &Settings) -> Result<Json, String> {
         return Ok(report::build(settings, None, ring, &samples));
     };
 
-    let mut target = Target::open(wanted, settings.kind, settings.batch)?;
+    let mut target = Target::open(wanted, settings.kind)?;
     target.register(ring)?;
     let mut offsets = target.offsets();
+    let block_bytes = target.block_bytes();
     let sqe = |slot| target.sqe(slot, offsets.next());
-    let samples = rounds(settings, ring, target.block_bytes(), sqe)?;
+    let samples = rounds(settings, ring, block_bytes, sqe)?;
     Ok(report::build(settings, Some(&target), ring, &samples))
 }
 

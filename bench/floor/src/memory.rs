@@ -1,4 +1,4 @@
-//! The memory that reads fill and writes empty: page-aligned slots of one anonymous mapping.
+//! The memory that reads fill and writes empty: page-aligned blocks of one anonymous mapping.
 
 #![allow(unsafe_code)] // mmap(2)
 
@@ -7,17 +7,17 @@ use std::ptr::{self, NonNull};
 
 const PAGE_BYTES: usize = 4096;
 
-/// One buffer a slot. Never unmapped: a run that fails half-way leaves operations in flight, and
+/// One buffer of a block each. Never unmapped: a run that fails half-way leaves operations in flight, and
 /// the kernel may use this memory until the process is gone.
 #[derive(Debug)]
-pub struct Slots {
+pub struct Blocks {
     start: NonNull<u8>,
     stride_bytes: usize,
     count: usize,
 }
 
-impl Slots {
-    /// Maps `count` slots of at least `block_bytes`, present from the start, filled with noise (so
+impl Blocks {
+    /// Maps `count` blocks of at least `block_bytes`, present from the start, filled with noise (so
     /// that no file system or device below finds zeros to skip).
     pub fn map(count: u32, block_bytes: u32) -> io::Result<Self> {
         let count = count as usize;
@@ -41,29 +41,29 @@ impl Slots {
         Ok(Self { start, stride_bytes, count })
     }
 
-    /// Where a slot begins. Valid for as long as the process lives.
+    /// Where a block begins. Valid for as long as the process lives.
     #[inline]
-    pub fn address(&self, slot: u32) -> *mut u8 {
-        assert!((slot as usize) < self.count, "slot {slot} of {}", self.count);
-        self.start.as_ptr().wrapping_add(slot as usize * self.stride_bytes)
+    pub fn address(&self, block: u32) -> *mut u8 {
+        assert!((block as usize) < self.count, "block {block} of {}", self.count);
+        self.start.as_ptr().wrapping_add(block as usize * self.stride_bytes)
     }
 
-    /// One entry a slot, as buffer registration takes them.
+    /// One entry a block, as buffer registration takes them.
     pub fn iovecs(&self, block_bytes: u32) -> Vec<libc::iovec> {
         assert!(block_bytes as usize <= self.stride_bytes);
         (0..self.count as u32)
-            .map(|slot| libc::iovec {
-                iov_base: self.address(slot).cast(),
+            .map(|block| libc::iovec {
+                iov_base: self.address(block).cast(),
                 iov_len: block_bytes as usize,
             })
             .collect()
     }
 
-    /// The first page of a slot that nothing is in flight on.
+    /// The first page of a block that nothing is in flight on.
     #[cfg(test)]
-    pub fn copy(&self, slot: u32) -> Vec<u8> {
-        // SAFETY: a slot holds at least a page, always mapped; its operations are complete.
-        unsafe { std::slice::from_raw_parts(self.address(slot), PAGE_BYTES) }.to_vec()
+    pub fn copy(&self, block: u32) -> Vec<u8> {
+        // SAFETY: a block holds at least a page, always mapped; its operations are complete.
+        unsafe { std::slice::from_raw_parts(self.address(block), PAGE_BYTES) }.to_vec()
     }
 }
 
@@ -73,17 +73,17 @@ mod tests {
 
     #[test]
     fn slots_are_page_aligned_and_do_not_overlap() {
-        let slots = Slots::map(3, 5000).unwrap();
-        let iovecs = slots.iovecs(5000);
+        let blocks = Blocks::map(3, 5000).unwrap();
+        let iovecs = blocks.iovecs(5000);
         assert_eq!(iovecs.len(), 3);
         for (index, iovec) in iovecs.iter().enumerate() {
-            assert_eq!(iovec.iov_base.addr(), slots.address(0).addr() + index * 8192);
+            assert_eq!(iovec.iov_base.addr(), blocks.address(0).addr() + index * 8192);
             assert_eq!((iovec.iov_base.addr() % PAGE_BYTES, iovec.iov_len), (0, 5000));
         }
     }
 
     #[test]
     fn a_mapping_larger_than_any_memory_is_an_error() {
-        assert!(Slots::map(u32::MAX, u32::MAX).is_err());
+        assert!(Blocks::map(u32::MAX, u32::MAX).is_err());
     }
 }

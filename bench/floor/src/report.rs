@@ -28,6 +28,7 @@ pub fn build(
             ("file", Json::string(file.path.to_string_lossy())),
             ("fileBytes", Json::Integer(target.file_bytes())),
             ("blockBytes", Json::Integer(file.block_bytes.into())),
+            ("memoryBlocks", Json::Integer(file.memory_blocks.into())),
             ("direct", Json::Bool(file.direct)),
             ("preRead", Json::Bool(file.pre_read)),
             ("fixedBuffers", Json::Bool(file.fixed_buffers)),

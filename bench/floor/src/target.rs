@@ -12,7 +12,7 @@ use std::path::Path;
 use io_uring::{opcode, squeue, types};
 
 use crate::arguments::{FileSettings, Kind};
-use crate::memory::Slots;
+use crate::memory::Blocks;
 use crate::random::Offsets;
 use crate::ring::{Ring, Sqe};
 
@@ -20,17 +20,19 @@ use crate::ring::{Ring, Sqe};
 pub struct Target<'a> {
     settings: &'a FileSettings,
     is_write: bool,
-    /// Never closed: see [`Slots`].
+    /// Never closed: see [`Blocks`].
     file: ManuallyDrop<File>,
     /// What SQEs name the file by: its descriptor or, with `FIXED_FILE`, its registered index.
     descriptor: (types::Fd, squeue::Flags),
     file_bytes: u64,
-    slots: Slots,
+    memory: Blocks,
+    /// The block of memory of the next operation.
+    next_block: u32,
 }
 
 impl<'a> Target<'a> {
-    /// Opens the file and maps a buffer for each slot.
-    pub fn open(settings: &'a FileSettings, kind: Kind, slots: u32) -> Result<Self, String> {
+    /// Opens the file and maps the memory.
+    pub fn open(settings: &'a FileSettings, kind: Kind) -> Result<Self, String> {
         let is_write = kind == Kind::Write;
         let path = settings.path.display();
         let mut file = OpenOptions::new()
@@ -47,18 +49,18 @@ impl<'a> Target<'a> {
         if file_bytes < u64::from(settings.block_bytes) {
             return Err(format!("{path} is smaller than a block"));
         }
-        let slots =
-            Slots::map(slots, settings.block_bytes).map_err(|error| format!("mmap: {error}"))?;
+        let memory = Blocks::map(settings.memory_blocks, settings.block_bytes)
+            .map_err(|error| format!("mmap: {error}"))?;
         let descriptor = (types::Fd(file.as_raw_fd()), squeue::Flags::empty());
         let file = ManuallyDrop::new(file);
-        Ok(Self { settings, is_write, file, descriptor, file_bytes, slots })
+        Ok(Self { settings, is_write, file, descriptor, file_bytes, memory, next_block: 0 })
     }
 
     /// Registers what the settings ask for. What the kernel refuses is an error, never a fallback.
     pub fn register(&mut self, ring: &Ring) -> Result<(), String> {
         if self.settings.fixed_buffers {
-            let iovecs = self.slots.iovecs(self.settings.block_bytes);
-            // SAFETY: `Slots` are never unmapped.
+            let iovecs = self.memory.iovecs(self.settings.block_bytes);
+            // SAFETY: `Blocks` are never unmapped.
             let registered = unsafe { ring.register_buffers(&iovecs) };
             registered.map_err(|error| format!("IORING_REGISTER_BUFFERS: {error}"))?;
         }
@@ -83,23 +85,27 @@ impl<'a> Target<'a> {
         self.file_bytes
     }
 
-    /// The operation of a slot at a position in bytes; its result is to be the block's length.
+    /// The operation of a slot at a position in bytes; its result is to be the block's length. It takes the
+    /// next block of memory. Completions may come out of their order, and then one may still be on its way
+    /// there: what is read is looked at by nobody, what is written is the same.
     #[inline]
-    pub fn sqe(&self, slot: u32, offset: u64) -> Sqe {
+    pub fn sqe(&mut self, slot: u32, offset: u64) -> Sqe {
         let (fd, flags) = self.descriptor;
-        let address = self.slots.address(slot);
+        let block = self.next_block;
+        self.next_block = if block + 1 == self.settings.memory_blocks { 0 } else { block + 1 };
+        let address = self.memory.address(block);
         let length_bytes = self.settings.block_bytes;
         let entry = match (self.is_write, self.settings.fixed_buffers) {
             (false, false) => opcode::Read::new(fd, address, length_bytes).offset(offset).build(),
             (true, false) => opcode::Write::new(fd, address, length_bytes).offset(offset).build(),
-            (false, true) => opcode::ReadFixed::new(fd, address, length_bytes, slot as u16)
+            (false, true) => opcode::ReadFixed::new(fd, address, length_bytes, block as u16)
                 .offset(offset)
                 .build(),
-            (true, true) => opcode::WriteFixed::new(fd, address, length_bytes, slot as u16)
+            (true, true) => opcode::WriteFixed::new(fd, address, length_bytes, block as u16)
                 .offset(offset)
                 .build(),
         };
-        // SAFETY: `Slots` are never unmapped, the file is never closed.
+        // SAFETY: `Blocks` are never unmapped, the file is never closed.
         unsafe { Sqe::new(entry.flags(flags), slot) }
     }
 }
@@ -136,6 +142,7 @@ mod tests {
             FileSettings {
                 path: self.0.clone(),
                 block_bytes: BLOCK_BYTES,
+                memory_blocks: 6,
                 direct: false,
                 pre_read: true,
                 fixed_buffers,
@@ -151,25 +158,25 @@ mod tests {
         }
     }
 
-    fn drive(settings: &FileSettings, kind: Kind) -> Slots {
+    fn drive(settings: &FileSettings, kind: Kind) -> Blocks {
         let mut ring = Ring::set_up(4).unwrap();
-        let mut target = Target::open(settings, kind, 4).unwrap();
+        let mut target = Target::open(settings, kind).unwrap();
         target.register(&ring).unwrap();
         let mut offsets = target.offsets();
         let mut session = ring.start().unwrap();
         session
             .drive(64, 4, Wait::One, BLOCK_BYTES, |slot| target.sqe(slot, offsets.next()))
             .unwrap();
-        target.slots
+        target.memory
     }
 
     #[test]
     fn every_way_to_read_fills_the_slots_with_whole_blocks() {
         let scratch = Scratch::new("read");
         for (fixed, registered) in [(false, false), (true, false), (false, true), (true, true)] {
-            let slots = drive(&scratch.settings(fixed, registered), Kind::Read);
-            for slot in 0..4 {
-                let block = slots.copy(slot);
+            let memory = drive(&scratch.settings(fixed, registered), Kind::Read);
+            for block in 0..6 {
+                let block = memory.copy(block);
                 assert!(block[0] < 8 && block.iter().all(|byte| *byte == block[0]));
             }
         }
@@ -179,10 +186,10 @@ mod tests {
     fn every_way_to_write_overwrites_blocks_and_keeps_the_size() {
         for (fixed, registered) in [(false, false), (true, false), (false, true), (true, true)] {
             let scratch = Scratch::new("write");
-            let slots = drive(&scratch.settings(fixed, registered), Kind::Write);
+            let memory = drive(&scratch.settings(fixed, registered), Kind::Write);
             let written = std::fs::read(&scratch.0).unwrap();
             assert_eq!(written.len(), 8 * BLOCK_BYTES as usize + 100);
-            let sources: Vec<_> = (0..4).map(|slot| slots.copy(slot)).collect();
+            let sources: Vec<_> = (0..6).map(|block| memory.copy(block)).collect();
             let blocks = written.chunks_exact(BLOCK_BYTES as usize);
             assert!(blocks.clone().any(|block| sources.iter().any(|source| source == block)));
             assert!(written[8 * BLOCK_BYTES as usize..].iter().all(|byte| *byte == 8));
@@ -193,8 +200,6 @@ mod tests {
     fn a_file_shorter_than_a_block_is_refused() {
         let scratch = Scratch::new("short");
         let settings = FileSettings { block_bytes: 1 << 20, ..scratch.settings(false, false) };
-        assert!(
-            Target::open(&settings, Kind::Read, 1).unwrap_err().contains("smaller than a block")
-        );
+        assert!(Target::open(&settings, Kind::Read).unwrap_err().contains("smaller than a block"));
     }
 }
