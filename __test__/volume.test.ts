@@ -433,3 +433,26 @@ test('progress is told in order and ends with all of them, and what it throws en
   t.is(error, boom)
   assertIdle(t, queue)
 })
+
+test('a wrong one among many positions and lengths is named by its index', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(100)))
+  const target = Buffer.alloc(100)
+  const { submitted } = queue.stats()
+  const calls: [() => unknown, RegExp][] = [
+    [() => file.readMany(Float64Array.of(0, 1, -5), 10, target), /"positions\[2\]".*-5$/],
+    [() => file.readMany(Float64Array.of(0, 0.5), 10, target), /"positions\[1\]".*0\.5$/],
+    [() => file.readMany(BigInt64Array.of(-1n), 10, target), /"positions\[0\]".*-1n$/],
+    [
+      () => file.readMany(Float64Array.of(0, 1), Uint32Array.of(1, 2 ** 32 - 1), target),
+      /"lengths\[1\]"/,
+    ],
+    [() => file.readMany(Float64Array.of(0, 1), -1, target), /"lengths"/],
+  ]
+  for (const [call, message] of calls) {
+    const error = thrown(call)
+    t.is(error.code, 'ERR_OUT_OF_RANGE')
+    t.regex(error.message, message)
+  }
+  t.is(queue.stats().submitted, submitted)
+})

@@ -13,19 +13,25 @@ const POSITION_MAX = 2n ** 63n - 1n
  *
  * Throws ERR_INVALID_ARG_TYPE for another type and ERR_OUT_OF_RANGE for another value. That
  * includes NaN, which the kernel would get as 0; -1, which it takes for the current position; and
- * -0, which is a sign of arithmetic gone below zero.
+ * -0, which is a sign of arithmetic gone below zero. One of many is named by its `index`.
  */
 export function checkPosition(
   position: unknown,
   name = 'position',
+  index?: number,
 ): asserts position is number | bigint {
   if (typeof position === 'number') {
     if (!Number.isSafeInteger(position) || position < 0 || Object.is(position, -0)) {
-      refusePosition(position, name)
+      refusePosition(position, nameOfOne(name, index))
     }
   } else if (typeof position !== 'bigint' || position < 0n || position > POSITION_MAX) {
-    refusePosition(position, name)
+    refusePosition(position, nameOfOne(name, index))
   }
+}
+
+/** What an error calls an argument, or one of its elements. */
+export function nameOfOne(name: string, index: number | undefined): string {
+  return index === undefined ? name : `${name}[${index}]`
 }
 
 function refusePosition(position: unknown, name: string): never {
