@@ -121,10 +121,10 @@ test('files of this machine read as fs.lstat reads them', (t) => {
     // /proc makes its times when it is asked.
     const skipped = path.startsWith('/proc') ? /time/ : /atime/
     for (const name of Object.keys(ours) as (keyof Stats)[]) {
-      if (!skipped.test(name)) t.is(ours[name], real[name], `${name} of ${path}`)
+      if (!skipped.test(name)) t.is(ours[name], real[name as keyof fs.Stats], `${name} of ${path}`)
     }
     for (const name of METHODS as (keyof Stats)[]) {
-      t.is((ours[name] as () => boolean)(), (real[name] as () => boolean)())
+      t.is((ours[name] as () => boolean)(), (real[name as keyof fs.Stats] as () => boolean)())
     }
   }
 })
@@ -159,6 +159,40 @@ test('a date is a new one each time, so that changing it changes nothing', (t) =
   stats.mtime.setFullYear(1999)
   t.is(stats.mtime.getTime(), 0)
 })
+
+test.serial(
+  'instants are exact to the nanosecond, and undefined where there is no Temporal',
+  (t) => {
+    const times = {
+      atime: 1_795_484_693_999_999_999n,
+      mtime: -1n,
+      ctime: -(2n ** 62n),
+      birthtime: 0n,
+    }
+    const asked = Object.fromEntries(Object.entries(times).map(([name, ns]) => [`${name}Ns`, ns]))
+    const ours = new Stats(pack({ ...fs.statSync('/', { bigint: true }), ...asked } as BigIntStats))
+    const whole = globalThis as { Temporal?: unknown }
+    const before = Object.getOwnPropertyDescriptor(globalThis, 'Temporal')
+    t.teardown(() => {
+      delete whole.Temporal
+      if (before !== undefined) Object.defineProperty(globalThis, 'Temporal', before)
+    })
+    delete whole.Temporal
+    t.is(ours.atimeInstant, undefined)
+    class Instant {
+      readonly nanoseconds: bigint
+      constructor(nanoseconds: bigint) {
+        this.nanoseconds = nanoseconds
+      }
+    }
+    whole.Temporal = { Instant }
+    for (const [name, ns] of Object.entries(times)) {
+      const instant = ours[`${name}Instant` as keyof Stats]
+      t.true(instant instanceof Instant)
+      t.is((instant as Instant).nanoseconds, ns, name)
+    }
+  },
+)
 
 test('stats are an instance of fs.Stats, and nothing warns of it', async (t) => {
   const warnings: Error[] = []

@@ -33,6 +33,14 @@ const DIO_OFFSET_ALIGN = 0x9c
 
 const { S_IFMT, S_IFREG, S_IFDIR, S_IFBLK, S_IFCHR, S_IFLNK, S_IFIFO, S_IFSOCK } = fs.constants
 
+/** `Temporal.Instant` where the runtime has it (Node 26), and its type where TypeScript has that. */
+type Instant = typeof globalThis extends {
+  Temporal: { Instant: new (...args: never[]) => infer T }
+}
+  ? T
+  : unknown
+type InstantOf = new (nanoseconds: bigint) => Instant
+
 /** The size that a `struct statx` tells, in bytes, exact also past 2^53. */
 export function exactSize(statx: Uint8Array): bigint {
   return new DataView(statx.buffer, statx.byteOffset).getBigUint64(SIZE, true)
@@ -41,7 +49,8 @@ export function exactSize(statx: Uint8Array): bigint {
 /**
  * What a file is, with the fields and methods of `fs.Stats`, of which it is an instance.
  * Numbers past 2^53 are rounded, as `fs.stat` does. Times are in milliseconds since 1970, with a
- * fraction. `birthtimeMs` is 0 where the file system keeps none.
+ * fraction. `birthtimeMs` is 0 where the file system keeps none. `atimeInstant` and the others are exact, and
+ * undefined where the runtime has no Temporal.
  */
 export class Stats implements NodeStats {
   /** The device that holds the file, as makedev(3) counts it. */
@@ -64,6 +73,8 @@ export class Stats implements NodeStats {
   mtimeMs: number
   ctimeMs: number
   birthtimeMs: number
+  /** The nanoseconds past the second of each time. */
+  readonly #nanoseconds: Readonly<Record<'atime' | 'mtime' | 'ctime' | 'birthtime', number>>
 
   /** `statx` is the kernel's struct, {@link STATX_BYTES} long, asked with {@link STATX_STATS}. */
   constructor(statx: Uint8Array) {
@@ -82,6 +93,12 @@ export class Stats implements NodeStats {
     this.mtimeMs = milliseconds(view, MTIME)
     this.ctimeMs = milliseconds(view, CTIME)
     this.birthtimeMs = milliseconds(view, BTIME)
+    this.#nanoseconds = {
+      atime: nanoseconds(view, ATIME),
+      mtime: nanoseconds(view, MTIME),
+      ctime: nanoseconds(view, CTIME),
+      birthtime: nanoseconds(view, BTIME),
+    }
   }
 
   get atime(): Date {
@@ -95,6 +112,19 @@ export class Stats implements NodeStats {
   }
   get birthtime(): Date {
     return date(this.birthtimeMs)
+  }
+
+  get atimeInstant(): Instant {
+    return instant(this.atimeMs, this.#nanoseconds.atime)
+  }
+  get mtimeInstant(): Instant {
+    return instant(this.mtimeMs, this.#nanoseconds.mtime)
+  }
+  get ctimeInstant(): Instant {
+    return instant(this.ctimeMs, this.#nanoseconds.ctime)
+  }
+  get birthtimeInstant(): Instant {
+    return instant(this.birthtimeMs, this.#nanoseconds.birthtime)
   }
 
   isFile(): boolean {
@@ -151,7 +181,12 @@ function uint64(view: DataView, at: number): number {
 /** As Node counts it, fraction and all. Before 1970 the seconds are negative, the rest is not. */
 function milliseconds(view: DataView, at: number): number {
   const seconds = view.getInt32(at + 4, true) * 2 ** 32 + view.getUint32(at, true)
-  return seconds * 1000 + view.getUint32(at + 8, true) / 1e6
+  return seconds * 1000 + nanoseconds(view, at) / 1e6
+}
+
+/** Of the time alone what is past its second. */
+function nanoseconds(view: DataView, at: number): number {
+  return view.getUint32(at + 8, true)
 }
 
 /** makedev(3): 12 bits of the major over 20 of the minor in the low half, the rest above. */
@@ -160,6 +195,14 @@ function device(view: DataView, at: number): number {
   const minor = view.getUint32(at + 4, true)
   const low = (major & 0xfff) * 2 ** 8 + (minor & 0xff)
   return low + (minor >>> 8) * 2 ** 20 + (major >>> 12) * 2 ** 44
+}
+
+/** The time to the nanosecond, of which `ms` has lost some. */
+function instant(ms: number, nanoseconds: number): Instant {
+  const { Temporal } = globalThis as { Temporal?: { Instant: InstantOf } }
+  if (Temporal === undefined) return undefined as Instant
+  const seconds = Math.round((ms - nanoseconds / 1e6) / 1000)
+  return new Temporal.Instant(BigInt(seconds) * 1_000_000_000n + BigInt(nanoseconds))
 }
 
 /** As Node: to the nearest millisecond. */
