@@ -4,6 +4,7 @@
 import fs from 'node:fs'
 import { type BatchOperation, type File, op, Queue, type SubmitOptions } from 'node-uring'
 import { childJson } from './helpers/child.js'
+import { Resizable } from './helpers/guards.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, thrown, told } from './helpers/ring.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
@@ -278,9 +279,7 @@ test('operations on a file that was closed give EBADF, and the others are done',
 test('an operation whose buffer went away before the batch gives an error, and the others are done', async (t) => {
   const queue = ring(t)
   const [file] = await twoFiles(t, queue)
-  type Resizable = ArrayBuffer & { resize(length: number): void }
-  const Made = ArrayBuffer as unknown as new (bytes: number, options: object) => Resizable
-  const shrinking = new Made(64, { maxByteLength: 64 })
+  const shrinking = new Resizable(64, { maxByteLength: 64 })
   const views = [
     new DataView(new ArrayBuffer(64)),
     new Uint16Array(8),

@@ -4,21 +4,13 @@
 
 import fs from 'node:fs'
 import type { File, Queue } from 'node-uring'
+import { Resizable } from './helpers/guards.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
 import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
-
-/** What newer engines have: Node 20 has resizable ArrayBuffers and not yet `transfer`. */
-interface NewArrayBuffer extends ArrayBuffer {
-  resize(length: number): void
-}
-const Resizable = ArrayBuffer as unknown as new (
-  length: number,
-  options: { maxByteLength: number },
-) => NewArrayBuffer
 
 /** Moves the memory of an ArrayBuffer that V8 made to another. */
 function moved(buffer: ArrayBufferLike): ArrayBuffer {

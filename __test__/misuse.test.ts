@@ -2,6 +2,7 @@
 
 import fs from 'node:fs'
 import { type File, op, Queue } from 'node-uring'
+import { Resizable } from './helpers/guards.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, ring, thrown } from './helpers/ring.js'
 import { scratch } from './helpers/scratch.js'
@@ -194,35 +195,55 @@ test('a call of a queue or file without its object throws a TypeError', async (t
   t.throws(() => (nop as () => unknown)(), { instanceOf: TypeError })
 })
 
-test('memory that has gone elsewhere passes for no empty buffer', async (t) => {
-  const queue = ring(t)
-  const at = scratch(t, Buffer.from('as it was'))
-  const file = await queue.open(at, 'r+')
-  const gone = () => {
+/** Views of which nothing is left, and how that came. */
+const GONE: Readonly<Record<string, () => Uint8Array>> = {
+  'has gone elsewhere': () => {
     const view = new Uint8Array(100)
     structuredClone(view.buffer, { transfer: [view.buffer] })
     return view
-  }
-  const calls: Record<string, () => unknown> = {
-    readAt: () => file.readAt(gone(), 0),
-    writeAt: () => file.writeAt(gone(), 0),
-    'writeAt, datasync': () => file.writeAt(gone(), 0, { datasync: true }),
-    readvAt: () => file.readvAt([Buffer.alloc(1), gone()], 0),
-    writevAt: () => file.writevAt([gone()], 0),
-    readMany: () => file.readMany(new Float64Array(0), 0, gone()),
-    writeMany: () => file.writeMany(new Float64Array(0), 0, gone()),
-    'op.read': () => op.read(file, gone(), 0),
-    'op.write': () => op.write(file, gone(), 0),
-    'op.readv': () => op.readv(file, [gone()], 0),
-    'op.writev': () => op.writev(file, [gone()], 0),
-    replaceFile: () => queue.replaceFile(at, gone()),
-  }
-  for (const [name, call] of Object.entries(calls)) {
-    t.is(thrown(call).code, 'ERR_URING_BUFFER_DETACHED', name)
-  }
-  t.is(fs.readFileSync(at, 'utf8'), 'as it was')
-  assertIdle(t, queue)
-})
+  },
+  'was shrunk to before where it began': () => {
+    const memory = new Resizable(100, { maxByteLength: 100 })
+    const view = new Uint8Array(memory, 50, 50)
+    memory.resize(10)
+    return view
+  },
+  'has gone from under a DataView': () => {
+    const view = new DataView(new ArrayBuffer(100))
+    structuredClone(view.buffer, { transfer: [view.buffer] })
+    return view as never
+  },
+}
+
+for (const [what, gone] of Object.entries(GONE)) {
+  test(`memory that ${what} passes for no empty buffer`, async (t) => {
+    const queue = ring(t)
+    const at = scratch(t, Buffer.from('as it was'))
+    const file = await queue.open(at, 'r+')
+    const log = await queue.open(at, 'a')
+    const calls: Record<string, () => unknown> = {
+      readAt: () => file.readAt(gone(), 0),
+      writeAt: () => file.writeAt(gone(), 0),
+      'writeAt, datasync': () => file.writeAt(gone(), 0, { datasync: true }),
+      append: () => log.append(gone()),
+      'append, datasync': () => log.append(gone(), { datasync: true }),
+      readvAt: () => file.readvAt([Buffer.alloc(1), gone()], 0),
+      writevAt: () => file.writevAt([gone()], 0),
+      readMany: () => file.readMany(new Float64Array(0), 0, gone()),
+      writeMany: () => file.writeMany(new Float64Array(0), 0, gone()),
+      'op.read': () => op.read(file, gone(), 0),
+      'op.write': () => op.write(file, gone(), 0),
+      'op.readv': () => op.readv(file, [gone()], 0),
+      'op.writev': () => op.writev(file, [gone()], 0),
+      replaceFile: () => queue.replaceFile(at, gone()),
+    }
+    for (const [name, call] of Object.entries(calls)) {
+      t.is(thrown(call).code, 'ERR_URING_BUFFER_DETACHED', name)
+    }
+    t.is(fs.readFileSync(at, 'utf8'), 'as it was')
+    assertIdle(t, queue)
+  })
+}
 
 test('whoever asks for an fdatasync where there is none is told', async (t) => {
   const queue = ring(t)

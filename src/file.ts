@@ -29,7 +29,7 @@ import {
   stateOf,
 } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
-import { checkAttached, checkMemory } from './memory.js'
+import { checkMemory } from './memory.js'
 import {
   APPENDS,
   checkModifiers,
@@ -50,7 +50,7 @@ import { onOwnDescriptor } from './own-descriptor.js'
 import { run } from './run.js'
 import { STATX_STATS, Stats } from './stats.js'
 import { keepToThisThread } from './this-thread.js'
-import { checkFunction, checkLength, checkPosition, checkView } from './validate.js'
+import { checkFunction, checkLength, checkPosition } from './validate.js'
 import { checkBuffers, vectored } from './vectors.js'
 import { checkMany, type ManyLengths, type Positions } from './volume.js'
 
@@ -137,7 +137,7 @@ export class File {
     position: number | bigint,
     options?: ReadOptions,
   ): Promise<number> {
-    checkView(buffer)
+    checkMemory(buffer, 'read')
     checkPosition(position)
     let flags = 0
     let limits: Limits | undefined
@@ -147,7 +147,7 @@ export class File {
       checkModifiers(this.#operations, flags)
     }
     const length = buffer.byteLength
-    if (length === 0) return this.#nothing('read', buffer)
+    if (length === 0) return this.#nothing('read')
     const { transfers } = this.#operations
     const state = this.#state
     return transfers.transfer(OP_READ, state, buffer, length, position, false, limits, false, flags)
@@ -178,7 +178,7 @@ export class File {
     position: number | bigint,
     options?: WriteOptions,
   ): Promise<number> {
-    checkView(buffer)
+    checkMemory(buffer, 'write')
     checkPosition(position)
     if (this.#state.append) throw uringError('ERR_URING_APPEND')
     return this.#write(buffer, position, writeSettings(options))
@@ -192,7 +192,7 @@ export class File {
    * file that was not opened for it, RWF_APPEND of pwritev2(2).
    */
   append(buffer: NodeJS.ArrayBufferView, options?: WriteOptions): Promise<number> {
-    checkView(buffer)
+    checkMemory(buffer, 'write')
     const settings = writeSettings(options)
     const { appends, append } = this.#state
     const flags = append ? 0 : APPENDS
@@ -210,9 +210,8 @@ export class File {
     checkModifiers(this.#operations, flags)
     const state = this.#state
     const length = buffer.byteLength
-    if (length === 0 && !datasync) return this.#nothing('write', buffer)
+    if (length === 0 && !datasync) return this.#nothing('write')
     if (length === 0) {
-      checkAttached(buffer, 'write')
       const over = overBefore(limits, OP_WRITE, 0)
       if (over !== undefined) return rejected(over)
       return this.#call(OP_FSYNC, 'fdatasync', 1, 0, limits).then(() => 0)
@@ -332,8 +331,7 @@ export class File {
   }
 
   /** Nothing to move is no trip to the kernel, but misuse is still misuse. */
-  #nothing(syscall: string, buffer?: NodeJS.ArrayBufferView): Promise<number> {
-    if (buffer !== undefined) checkAttached(buffer, syscall)
+  #nothing(syscall: string): Promise<number> {
     if (this.#state.closed) return rejected(closedError(this.#state, syscall))
     if (this.#operations.ended !== undefined) return rejected(this.#operations.ended())
     return Promise.resolve(0)
@@ -433,7 +431,7 @@ export class File {
    * `bytesWritten`. send(2), Linux 5.6.
    */
   send(buffer: NodeJS.ArrayBufferView, options?: LimitOptions): Promise<number> {
-    checkView(buffer)
+    checkMemory(buffer, 'send')
     return this.#transmit(OP_SEND, buffer, checkLimits(options), 0)
   }
 
@@ -442,7 +440,7 @@ export class File {
    * has ended. recv(2), Linux 5.6.
    */
   recv(buffer: NodeJS.ArrayBufferView, options: RecvOptions = {}): Promise<number> {
-    checkView(buffer)
+    checkMemory(buffer, 'recv')
     const limits = checkLimits(options)
     return this.#transmit(OP_RECV, buffer, limits, recvModifiers(options))
   }
@@ -456,7 +454,7 @@ export class File {
     const { kernel, transfers } = this.#operations
     kernel.require(opcode)
     const length = buffer.byteLength
-    if (length === 0) return this.#nothing(syscallOf(opcode), buffer)
+    if (length === 0) return this.#nothing(syscallOf(opcode))
     return transfers.transfer(opcode, this.#state, buffer, length, 0, false, limits, false, flags)
   }
 

@@ -182,30 +182,39 @@ export function hasBytes(view: ArrayBufferView, length: number): boolean {
   }
 }
 
-/** A view of memory that is still there. Throws ERR_INVALID_ARG_TYPE, ERR_URING_BUFFER_DETACHED. */
+/**
+ * A view of memory that is still there: one whose memory has gone elsewhere, or ends before it, would pass
+ * for one of no bytes. Throws ERR_INVALID_ARG_TYPE, ERR_URING_BUFFER_DETACHED.
+ */
 export function checkMemory(
   view: unknown,
   syscall: string,
   name = 'buffer',
 ): asserts view is ArrayBufferView {
   checkView(view, name)
-  checkAttached(view, syscall)
+  if (!hasBytes(view, 1) && isGone(view)) {
+    throw uringError('ERR_URING_BUFFER_DETACHED', { syscall })
+  }
 }
 
-/** Refuses a view whose memory has gone elsewhere: it would pass for one of no bytes. */
-export function checkAttached(view: ArrayBufferView, syscall: string): void {
-  if (!hasBytes(view, 1) && isDetached(view.buffer)) {
-    throw uringError('ERR_URING_BUFFER_DETACHED', { syscall })
+/** Whether a view shows nothing of its memory any more, not even no bytes. */
+function isGone(view: ArrayBufferView): boolean {
+  // Not the length, which is 0 then: the methods of a typed array look whether it is there.
+  if (!(view instanceof DataView)) return throws(() => Uint8Array.prototype.keys.call(view))
+  return throws(() => view.byteLength)
+}
+
+function throws(look: () => unknown): boolean {
+  try {
+    look()
+    return false
+  } catch {
+    return true
   }
 }
 
 /** Whether the memory of an ArrayBuffer has gone elsewhere. */
 export function isDetached(buffer: ArrayBufferLike): boolean {
-  try {
-    // `ArrayBuffer.prototype.detached` is of Node 22; a view cannot be made over a detached one.
-    new Uint8Array(buffer)
-    return false
-  } catch {
-    return true
-  }
+  // `ArrayBuffer.prototype.detached` is of Node 22; a view cannot be made over a detached one.
+  return throws(() => new Uint8Array(buffer))
 }

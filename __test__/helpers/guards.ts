@@ -99,3 +99,9 @@ export function checkMany(
   t.deepEqual([...counts], sizes)
   t.true(target.equals(expected), 'the target')
 }
+
+/** An ArrayBuffer that can be resized, of which TypeScript's library of 2022 knows nothing. */
+export const Resizable = ArrayBuffer as unknown as new (
+  length: number,
+  options: { maxByteLength: number },
+) => ArrayBuffer & { resize(length: number): void }
