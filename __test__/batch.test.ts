@@ -399,42 +399,6 @@ test('a batch is over when its queue or file is closed with a time: all that was
   }
 })
 
-test('drain: what is staged before is complete when it starts, and what comes later starts after it', async (t) => {
-  const queue = ring(t)
-  const stream = await queue.open(fifo(t), 'r+')
-  const order: string[] = []
-  const note = (name: string) => () => void order.push(name)
-  const before = stream.readAt(queue.alloc(1), 0).then(note('before'))
-  const drained = queue.submit([op.timeout(30), op.nop()], { drain: true }).then(note('drained'))
-  const later = queue.nop().then(note('later'))
-  const alone = queue.submit([op.nop()], { drain: true }).then(note('alone'))
-  const last = queue.nop().then(note('last'))
-  t.true(await isPending(Promise.race([before, drained, later, alone, last])))
-  fs.writeSync(stream.fd, 'x')
-  await Promise.all([before, drained, later, alone, last])
-  t.deepEqual(order.indexOf('before'), 0)
-  t.true(order.indexOf('later') < order.indexOf('alone'), String(order))
-  t.is(order.indexOf('last'), 4)
-  assertIdle(t, queue)
-})
-
-test('drain is the first one’s that can be begun', async (t) => {
-  const queue = ring(t)
-  const stream = await queue.open(fifo(t), 'r+')
-  const [file] = await twoFiles(t, queue)
-  const sync = op.fsync(file)
-  await file.close()
-  for (const link of ['none', 'hard'] as const) {
-    const reading = stream.readAt(queue.alloc(1), 0)
-    const drained = queue.submit([sync, op.nop()], { drain: true, link })
-    t.true(await isPending(drained, 30), link)
-    fs.writeSync(stream.fd, 'x')
-    t.is(await reading, 1)
-    t.deepEqual(outcomes(await drained), ['EBADF', 0])
-  }
-  assertIdle(t, queue)
-})
-
 // ---- very many ------------------------------------------------------------------------------------
 
 test.serial(
@@ -489,29 +453,6 @@ test.serial(
     t.true(told.heapPerOperation < 40, `${told.heapPerOperation} bytes of heap for each`)
   },
 )
-
-test('only the first piece of what drains waits for others', async (t) => {
-  const queue = ring(t)
-  const pipe = await queue.open(fifo(t), 'r+')
-  const [at, content] = [scratch(t, Buffer.from('12345678')), pattern(3 * MIB)]
-  const file = await queue.open(at, 'r+')
-  const drained = [
-    () => op.read(file, Buffer.alloc(100), 0),
-    () => op.write(file, content, 0),
-    () => op.read(file, Buffer.alloc(3 * MIB), 0),
-  ]
-  for (const make of drained) {
-    const batch = queue.submit([make()], { drain: true })
-    const read = pipe.readAt(Buffer.alloc(10), 0)
-    const [count] = await batch
-    t.true([8, 3 * MIB].includes(count as number), String(count))
-    t.true(await isPending(read))
-    fs.writeSync(pipe.fd, '1')
-    t.is(await read, 1)
-  }
-  t.is(fs.readFileSync(at).compare(content), 0)
-  assertIdle(t, queue)
-})
 
 test('a batch that rejects closes the files that it opened', async (t) => {
   const queue = ring(t)

@@ -15,7 +15,7 @@ const MEMORY_BYTES = 1 << 14
 interface Member {
   readonly does: 'read' | 'write' | 'readv' | 'writev'
   readonly memory: 'arena' | 'plain'
-  readonly from: 'direct' | 'buffered'
+  readonly from: 'source' | 'buffered' | 'direct'
   readonly at: number
   readonly length: number
   readonly position: number
@@ -31,7 +31,7 @@ const members: fc.Arbitrary<Member[]> = fc.array(
   fc.record({
     does: fc.constantFrom('read', 'write', 'readv', 'writev'),
     memory: fc.constantFrom('arena', 'plain'),
-    from: fc.constantFrom('direct', 'buffered'),
+    from: fc.constantFrom('source', 'buffered', 'direct'),
     at: place(MEMORY_BYTES - 4096),
     length: fc.oneof(fc.integer({ min: 1, max: 4096 }), fc.constant(4096)),
     position: place(FILE_BYTES - 4096),
@@ -44,15 +44,22 @@ interface World {
   readonly memory: Readonly<Record<Member['memory'], Buffer>>
 }
 
-/** Vectors are of arena memory only, and what is written goes to the buffered file. */
+/**
+ * Vectors are of arena memory only. A direct file, of which the source is one that is only read, takes whole
+ * blocks: from wherever in memory.
+ */
 function made({ files, memory }: World, member: Member): [BatchOperation, Member] {
   const vectored = member.does.endsWith('v')
   const writes = member.does.startsWith('write')
+  const from = vectored || (writes && member.from === 'source') ? 'buffered' : member.from
+  const blocks = writes && from === 'direct'
   const kept: Member = {
     ...member,
     does: vectored && BACKEND === 'node:fs' ? (writes ? 'write' : 'read') : member.does,
     memory: vectored ? 'arena' : member.memory,
-    from: writes || vectored ? 'buffered' : member.from,
+    from,
+    length: blocks ? 4096 : member.length,
+    position: blocks ? member.position & ~4095 : member.position,
   }
   const { does, at, length, position } = kept
   const file = files[kept.from]
@@ -64,11 +71,13 @@ function made({ files, memory }: World, member: Member): [BatchOperation, Member
   return [make(file, half, position), kept]
 }
 
-async function world(queue: Queue, paths: readonly [string, string]): Promise<World> {
-  const [direct, buffered] = paths
+type Paths = Readonly<Record<Member['from'], string>>
+
+async function world(queue: Queue, paths: Paths): Promise<World> {
   const files = {
-    direct: await queue.open(direct, 'r', { direct: true }),
-    buffered: await queue.open(buffered, 'r+'),
+    source: await queue.open(paths.source, 'r', { direct: true }),
+    buffered: await queue.open(paths.buffered, 'r+'),
+    direct: await queue.open(paths.direct, 'r+', { direct: true }),
   }
   return {
     files,
@@ -80,20 +89,28 @@ for (const taskRun of ['interrupt', 'defer'] as const) {
   test(`a chain leaves in memory and files what the same calls do one after the other, ${taskRun}`, async (t) => {
     t.timeout(120_000)
     const queue = ring(t, { setup: { taskRun } })
-    const [source, target] = [pattern(FILE_BYTES, 1), pattern(FILE_BYTES, 2)]
-    const paths = [scratch(t, source), scratch(t, target)] as const
+    const content = {
+      source: pattern(FILE_BYTES, 1),
+      buffered: pattern(FILE_BYTES, 2),
+      direct: pattern(FILE_BYTES, 3),
+    }
+    const paths: Paths = {
+      source: scratch(t, content.source),
+      buffered: scratch(t, content.buffered),
+      direct: scratch(t, content.direct),
+    }
     const here = await world(queue, paths)
     const link = fc.constantFrom('soft' as const, 'hard' as const)
     await fc.assert(
       fc.asyncProperty(members, link, async (list, kind) => {
         here.memory.arena.fill('a')
         here.memory.plain.fill('p')
-        fs.writeFileSync(paths[1], target, { flag: 'r+' })
         const model = {
           arena: Buffer.alloc(MEMORY_BYTES, 'a'),
           plain: Buffer.alloc(MEMORY_BYTES, 'p'),
-          buffered: Buffer.from(target),
-          direct: source,
+          source: content.source,
+          buffered: Buffer.from(fs.readFileSync(paths.buffered)),
+          direct: Buffer.from(await here.files.direct.bytesAt(0, FILE_BYTES)),
         }
         const operations: BatchOperation[] = []
         const lengths: number[] = []
@@ -112,7 +129,9 @@ for (const taskRun of ['interrupt', 'defer'] as const) {
         t.deepEqual(await results, lengths)
         t.is(here.memory.arena.compare(model.arena), 0, 'memory in place')
         t.is(here.memory.plain.compare(model.plain), 0, 'memory that is copied')
-        t.is(fs.readFileSync(paths[1]).compare(model.buffered), 0, 'the file')
+        t.is(fs.readFileSync(paths.buffered).compare(model.buffered), 0, 'the file')
+        const direct = await here.files.direct.bytesAt(0, FILE_BYTES)
+        t.is(direct.compare(model.direct), 0, 'the direct file')
       }),
       { numRuns: 1500 },
     )

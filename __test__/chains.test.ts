@@ -561,29 +561,6 @@ test('write, fdatasync and rename as one chain replace a file', async (t) => {
   assertIdle(t, queue)
 })
 
-test('a chain that drains starts after all that is staged, and what is staged later after all of it', async (t) => {
-  const queue = ring(t)
-  const at = scratch(t)
-  const file = await queue.open(at, 'w+')
-  const order: string[] = []
-  const before = Array.from({ length: 100 }, (_, i) =>
-    file.writeAt(queue.alloc(10).fill(i), i * 10).then(() => order.push('before')),
-  )
-  const target = queue.alloc(1000)
-  const chain = queue
-    .submit([op.read(file, target, 0), op.timeout(20), op.truncate(file, 5)], {
-      link: 'soft',
-      drain: true,
-    })
-    .then((results) => order.push(String(results)))
-  const later = file.readAt(queue.alloc(100), 0).then((count) => order.push(`later ${count}`))
-  await Promise.all([...before, chain, later])
-  t.deepEqual(order.slice(0, 100), times(100, 'before'))
-  t.deepEqual(order.slice(100), ['1000,0,0', 'later 5'])
-  t.true(target.every((byte, i) => byte === Math.floor(i / 10)))
-  assertIdle(t, queue)
-})
-
 for (const taskRun of ['interrupt', 'cooperative', 'defer'] as const) {
   test(`what a chain reads into memory by a copy is there before what follows uses it, ${taskRun}`, async (t) => {
     const queue = ring(t, { setup: { taskRun } })

@@ -180,3 +180,49 @@ for (const timeoutMs of [undefined, 0]) {
     assertIdle(t, queue)
   })
 }
+
+test.serial(
+  'what has yet to learn what its file is ends as what knows it, however the queue or file ends',
+  async (t) => {
+    const [positions, one] = [Float64Array.of(0, 1), () => Buffer.alloc(2)]
+    const calls: Record<string, (stream: File, file: File, other: File) => Promise<unknown>> = {
+      'readMany of a FIFO': (stream) => stream.readMany(positions, 1, one()),
+      'readvAt of a FIFO': (stream) => stream.readvAt([one()], 0),
+      'copyTo from a FIFO': (stream, file) => stream.copyTo(file),
+      'copyTo of a file': (_, file, other) => file.copyTo(other),
+      'writeMany to a file': (_, file) => file.writeMany(positions, 1, one()),
+    }
+    const endless = Object.keys(calls).slice(0, 3)
+    for (const [what, call] of Object.entries(calls)) {
+      for (const way of ['of the queue', 'of the file', 'with a time'] as const) {
+        for (const known of [false, true]) {
+          const queue = new Queue()
+          const stream = await queue.open(fifo(t), 'r+')
+          const file = await queue.open(scratch(t, Buffer.alloc(4 * MIB)), 'r+')
+          const other = await queue.open(scratch(t), 'w')
+          const fds = [stream, file, other]
+          if (known) for (const each of fds) await each.writevAt([Buffer.alloc(1), Buffer.of()], 0)
+          if (known) await stream.readvAt([Buffer.alloc(1)], 0)
+          const from = what.endsWith('FIFO') ? stream : file
+          const ended = call(stream, file, other).then(
+            () => 'kept',
+            (error: { code?: unknown; bytesWritten?: number }) => {
+              if (/writeMany|copyTo/.test(what)) t.is(typeof error.bytesWritten, 'number', what)
+              return error.code
+            },
+          )
+          if (way === 'of the queue') await queue[Symbol.asyncDispose]()
+          if (way === 'of the file') await from[Symbol.asyncDispose]()
+          if (way === 'with a time') await queue.close({ timeoutMs: 0 })
+          const kept = !endless.includes(what) && way !== 'with a time'
+          t.is(
+            await ended,
+            kept ? 'kept' : 'ABORT_ERR',
+            `${what}, ${way}, ${known ? 'known' : 'new'}`,
+          )
+          if (way === 'of the file') await queue.close()
+        }
+      }
+    }
+  },
+)

@@ -254,6 +254,14 @@ test('a vectored write that fails says what it wrote; a target that is gone is n
   structuredClone(gone, { transfer: [gone.buffer] })
   fs.writeSync(pipe.fd, 'hello')
   t.is((await read).code, 'ERR_URING_BUFFER_DETACHED')
+  // Between two pieces: what the first of them wrote is told of.
+  const file = await queue.open(scratch(t), 'w')
+  for (const last of [new Uint8Array(MIB), new DataView(new ArrayBuffer(MIB))]) {
+    const written = rejection(file.writevAt([Buffer.alloc(MIB), last], 0))
+    structuredClone(last.buffer, { transfer: [last.buffer as ArrayBuffer] })
+    const { code, bytesWritten } = await written
+    t.deepEqual([code, bytesWritten], ['ERR_URING_BUFFER_DETACHED', MIB])
+  }
   t.throws(() => full.writevAt(new Uint8Array(8) as unknown as Uint8Array[], 0), {
     code: 'ERR_INVALID_ARG_TYPE',
   })

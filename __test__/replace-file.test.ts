@@ -423,6 +423,58 @@ test('parts that fail, are none, or do not come leave what was there', async (t)
 })
 
 // Serial: the working directory is the process's.
+test('a relative path leads into the folder that the process is in, whatever that is called now', async (t) => {
+  const at = folder(t)
+  const program = `import fs from 'node:fs'
+    import { Queue } from 'node-uring'
+    process.chdir(process.argv[1])
+    fs.mkdirSync('app')
+    process.chdir('app')
+    const queue = new Queue()
+    await queue.replaceFile('conf', 'old')
+    const told = [process.cwd()]
+    fs.renameSync('../app', '../before')
+    fs.mkdirSync('../app')
+    fs.writeFileSync('../app/conf', 'of another')
+    await queue.replaceFile('conf', 'new')
+    fs.rmSync('../app', { recursive: true })
+    await queue.replaceFile('other', 'as well')
+    await queue.close()
+    const open = fs.readdirSync('/proc/self/fd').filter((fd) => {
+      try {
+        return fs.readlinkSync('/proc/self/fd/' + fd) === told[0].replace(/app$/, 'before')
+      } catch {
+        return false
+      }
+    })
+    console.log(JSON.stringify(open.length))`
+  t.is(await childJson(program, { args: [at] }), 0)
+  t.deepEqual(fs.readdirSync(at), ['before'])
+  t.is(fs.readFileSync(path.join(at, 'before', 'conf'), 'utf8'), 'new')
+  t.is(fs.readFileSync(path.join(at, 'before', 'other'), 'utf8'), 'as well')
+})
+
+needs(test, { root: true })(
+  'a relative path needs no right to the folders above the one that the process is in',
+  async (t) => {
+    const at = folder(t)
+    const own = path.join(at, 'closed', 'own')
+    fs.mkdirSync(own, { recursive: true })
+    fs.chmodSync(own, 0o777)
+    fs.chmodSync(path.dirname(own), 0o700)
+    const program = `import { Queue } from 'node-uring'
+      process.chdir(process.argv[1])
+      process.setgid(65534)
+      process.setuid(65534)
+      const queue = new Queue()
+      await queue.replaceFile('file', 'mine')
+      await queue.close()
+      console.log(JSON.stringify(process.getuid()))`
+    t.is(await childJson(program, { args: [own] }), 65534)
+    t.is(fs.readFileSync(path.join(own, 'file'), 'utf8'), 'mine')
+  },
+)
+
 test.serial('a relative path leads where it led at the call', async (t) => {
   const queue = ring(t)
   const [one, other] = [folder(t), folder(t)]

@@ -1,7 +1,7 @@
 import fs, { type BigIntStats } from 'node:fs'
 import test from 'ava'
 import type { DirectAlignment } from '../src/errors.ts'
-import { directAlignment, STATX_BYTES, STATX_DIOALIGN, Stats } from '../src/stats.ts'
+import { directAlignment, exactStats, STATX_BYTES, STATX_DIOALIGN, Stats } from '../src/stats.ts'
 
 interface Captured {
   /** What statx(2) gave on Linux 6.18, x86_64, ext4, with mask 0x2fff; zeros follow. */
@@ -151,6 +151,13 @@ test('a device has the number that makedev(3) gives it, however large its parts'
 test('a number past 2^53 is rounded to the nearest, as fs.stat does', (t) => {
   for (const ino of [2n ** 64n - 1n, 2n ** 53n + 1n, 2n ** 53n + 3n, 0x8000_0000_0000_0401n]) {
     t.is(new Stats(withField(0x20, ino)).ino, Number(ino))
+  }
+})
+
+test('what tells files apart is exact past 2^53', (t) => {
+  for (const ino of [2n ** 53n + 1n, 2n ** 63n + 41n, 2n ** 64n - 1n]) {
+    const { size } = exactStats(withField(0x28, ino))
+    t.deepEqual([exactStats(withField(0x20, ino)).ino, size], [ino, ino])
   }
 })
 

@@ -118,7 +118,7 @@ export class Appends {
     this.#count()
     // One by itself is in nobody's company, unless the one before it was.
     if (this.#called === 1 && this.#calledBefore <= 1) return false
-    if (slots.forSlot.head !== undefined || slots.forMemory.head !== undefined) return false
+    if (slots.waiting > 0) return false
     if (!this.#isOrdinary && this.#called === 2) this.#ask()
     return this.#isOrdinary
   }

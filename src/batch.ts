@@ -11,6 +11,7 @@ import {
   OP_CLOSE,
   OP_LINK_TIMEOUT,
   OP_NOP,
+  OP_READ,
   syscallOf,
   syscallOfCall,
 } from './backend.js'
@@ -139,13 +140,14 @@ function checkChain(operations: Operations, list: readonly BatchOperation<Result
     throw uringError('ERR_URING_UNSUPPORTED', { feature, needs })
   }
   const copied: number[] = []
-  for (const { view, length, file } of list) {
+  const { transfers } = operations
+  for (const { opcode, view, length, file, position } of list) {
     if (view === undefined || file === undefined) continue
-    // A direct read may need the blocks around it; one that is aligned and in place does not.
-    const around = file.blockBytes * 2
-    if (around !== 0 || operations.memory.chunkOf(view) === 0) copied.push(length + around)
+    if (transfers.chunkInPlace(file, view, length, position) !== 0) continue
+    // A direct read may need the blocks around it.
+    copied.push(opcode === OP_READ ? length + file.blockBytes * 2 : length)
   }
-  operations.transfers.checkChain(copied)
+  transfers.checkChain(copied)
 }
 
 /** The operations of one call of `submit`, and what they came to. */
@@ -193,6 +195,7 @@ export class Batch {
       if (other !== undefined) other.pending++
     }
     this.#whole = list.length > WINDOW && link === 0 ? operations.hold() : undefined
+    if (this.#whole !== undefined) operations.feeding.add(this)
     this.#wholeNumber = this.#whole?.number ?? 0
   }
 
@@ -211,6 +214,15 @@ export class Batch {
   /** How one of them was made. */
   made(index: number): BatchOperation<Result> | undefined {
     return this.#list[index]
+  }
+
+  /** Whether one that is still to be begun uses such memory. */
+  willUse(chosen: (view: ArrayBufferView) => boolean): boolean {
+    for (let index = this.#next; index < this.#list.length; index++) {
+      const { view, buffers } = this.#list[index] as BatchOperation
+      if ((view !== undefined && chosen(view)) || buffers?.some(chosen)) return true
+    }
+    return false
   }
 
   /** Whether what follows one that failed is done all the same. */
@@ -259,7 +271,7 @@ export class Batch {
   /** Why no more are to be begun: the queue has failed, or cancels what it has. */
   #cancelled(): Error | undefined {
     if (this.#whole === undefined || this.#whole.number === this.#wholeNumber) return undefined
-    return this.#operations.ended?.() ?? abortError()
+    return this.#operations.cutOff()
   }
 
   /** Why one of them cannot be begun. */
@@ -362,6 +374,7 @@ export class Batch {
     settle?.()
     if (this.#whole?.number === this.#wholeNumber) this.#operations.settle(this.#whole, undefined)
     this.#whole = undefined
+    this.#operations.feeding.delete(this)
   }
 
   // ---- chains -------------------------------------------------------------------------------
@@ -383,12 +396,17 @@ export class Batch {
       else members.push(this.#record(this.#next++))
     }
     this.#feeding = false
+    const drains = ((members[0]?.flags ?? 0) & FLAG_DRAIN) !== 0
     for (const [index, op] of members.entries()) {
       op.first = members[0]
       if (index === members.length - 1) continue
       const decides = decider(members, index, this.#link === FLAG_LINK)
       if (decides === undefined) op.flags |= this.#link
-      else decides.rest = members.slice(index + 1)
+      else {
+        decides.rest = members.slice(index + 1)
+        // What drains does so with each of its parts.
+        if (drains) (members[index + 1] as Operation).flags |= FLAG_DRAIN
+      }
     }
     const first = members[0]
     if (first === undefined) {

@@ -3,24 +3,30 @@
  * and how its members end. `batch.ts` makes the members and takes their results.
  */
 import {
+  FLAG_DRAIN,
   FLAG_HARDLINK,
   FLAG_LINK,
   isOutgoing,
   OP_FALLOCATE,
-  OP_FSYNC,
   OP_FTRUNCATE,
   OP_LINK_TIMEOUT,
   OP_LINKAT,
   OP_MKDIRAT,
+  OP_READ,
+  OP_READV,
+  OP_RECV,
   OP_RENAMEAT,
+  OP_SEND,
   OP_STATX,
   OP_SYMLINKAT,
-  OP_SYNC_FILE_RANGE,
   OP_UNLINKAT,
+  OP_WRITE,
+  OP_WRITEV,
 } from './backend.js'
 import type { Batch, BatchResult } from './batch.js'
 import { ERRNO } from './errno.js'
 import { uringError } from './errors.js'
+import { WAITS_FOR_ALL } from './modifiers.js'
 import type { Operations } from './operations.js'
 import {
   KIND_TRANSFER,
@@ -30,44 +36,57 @@ import {
   WAITS_FOR_MEMORY,
   WAITS_FOR_SLOT,
 } from './slots.js'
+import { isSync } from './syncs.js'
 
 const { ECANCELED } = ERRNO
 
 /**
- * The kernel does not end a chain when one of these fails: they do not call `req_set_fail`
- * (io_uring/sync.c, truncate.c, fs.c, statx.c). So what follows is staged when they have succeeded.
+ * Whether it is not the kernel that knows whether it has succeeded, so that in a soft chain what follows is
+ * staged when we do.
  */
-function failsUnnoticed(op: Operation | undefined): boolean {
-  switch (op?.opcode) {
+function isJudgedHere(op: Operation | undefined): boolean {
+  if (op === undefined) return false
+  switch (op.opcode) {
+    // These do not end a chain when they fail: no `req_set_fail` in io_uring/truncate.c, fs.c, statx.c.
     case OP_FALLOCATE:
-    case OP_FSYNC:
     case OP_FTRUNCATE:
     case OP_LINKAT:
     case OP_MKDIRAT:
     case OP_RENAMEAT:
     case OP_STATX:
     case OP_SYMLINKAT:
-    case OP_SYNC_FILE_RANGE:
     case OP_UNLINKAT:
       return true
+    case OP_READ:
+      // Whole blocks are read, of which the file may have less than that and all that was asked for.
+      return op.bounced && op.file?.blockBytes !== 0
     default:
-      return false
+      // Nor does fsync (sync.c); and what syncs may have lost what others wrote.
+      return isSync(op)
   }
 }
 
+function isIncoming(opcode: number): boolean {
+  return opcode === OP_READ || opcode === OP_READV || opcode === OP_RECV
+}
+
 /**
- * Whether a later member of the chain uses the memory that this read is copied to. The copy is made when
- * the read is over, by this thread: whatever the kernel began by itself then would be faster. (Another
- * that is copied to it is so in its turn.)
+ * Whether a later member of the chain uses the memory that this one reads to, and one of the two is copied.
+ * A read is copied when it is over, by this thread: whatever the kernel began by itself then would be faster.
+ * A write is copied when it is staged, with what is there by then. (Of two reads that are copied each is so
+ * in its turn.)
  */
 function comesBefore(members: readonly Operation[], index: number): boolean {
   const read = members[index] as Operation
-  if (read.kind !== KIND_TRANSFER || isOutgoing(read.opcode) || !read.bounced) return false
+  if (!isIncoming(read.opcode)) return false
   return members.slice(index + 1).some((later) => {
-    const { kind, opcode, bounced } = later
-    if (kind === KIND_TRANSFER && bounced && !isOutgoing(opcode)) return false
-    return memoryOf(later).some((view) => overlap(read.view, view))
+    if (isCopied(later) ? isIncoming(later.opcode) : !isCopied(read)) return false
+    return memoryOf(read).some((one) => memoryOf(later).some((other) => overlap(one, other)))
   })
+}
+
+function isCopied({ kind, bounced }: Operation): boolean {
+  return kind === KIND_TRANSFER && bounced
 }
 
 /** The caller's memory that a member of a batch reads to or writes from. */
@@ -76,12 +95,19 @@ function memoryOf({ batch, index }: Operation): readonly ArrayBufferView[] {
   return buffers ?? (view === undefined ? [] : [view])
 }
 
-function overlap(one?: ArrayBufferView, other?: ArrayBufferView): boolean {
-  if (one === undefined || other === undefined || one.buffer !== other.buffer) return false
+function overlap(one: ArrayBufferView, other: ArrayBufferView): boolean {
+  if (one.buffer !== other.buffer) {
+    // Two of these may be of one memory, and nothing tells.
+    return isShared(one) && isShared(other)
+  }
   return (
     one.byteOffset < other.byteOffset + other.byteLength &&
     other.byteOffset < one.byteOffset + one.byteLength
   )
+}
+
+function isShared({ buffer }: ArrayBufferView): boolean {
+  return buffer instanceof SharedArrayBuffer
 }
 
 /** Whose end what comes after `index` waits for, if it is not the kernel that sees to that. */
@@ -91,7 +117,7 @@ export function decider(
   soft: boolean,
 ): Operation | undefined {
   const decides = (at: number): boolean =>
-    (soft && failsUnnoticed(members[at])) || (at >= 0 && comesBefore(members, at))
+    (soft && isJudgedHere(members[at])) || (at >= 0 && comesBefore(members, at))
   // A bound goes to the kernel together with what it bounds.
   if (members[index]?.opcode === OP_LINK_TIMEOUT) {
     return decides(index - 1) ? members[index - 1] : undefined
@@ -136,11 +162,13 @@ export function startChain(operations: Operations, first: Operation): number {
     endChain(operations, members, batch)
     return OVER
   }
-  stageChain(operations, members, batch)
+  const drains = (first.flags & FLAG_DRAIN) !== 0
+  if (stageChain(operations, members, batch)) operations.order.add(batch, drains)
   return STAGED
 }
 
-function stageChain(operations: Operations, members: readonly Operation[], batch: Batch): void {
+/** Stages members up to the first that others wait for; whether they do. */
+function stageChain(operations: Operations, members: readonly Operation[], batch: Batch): boolean {
   for (const [index, op] of members.entries()) {
     const refusal =
       op.kind === KIND_TRANSFER
@@ -148,7 +176,7 @@ function stageChain(operations: Operations, members: readonly Operation[], batch
         : operations.stageCall(op)
     if (refusal === undefined) {
       operations.took(op, members[index - 1])
-      if ((op.flags & (FLAG_LINK | FLAG_HARDLINK)) === 0) return
+      if ((op.flags & (FLAG_LINK | FLAG_HARDLINK)) === 0) return index < members.length - 1
       continue
     }
     // The engine cancels what of the chain it has; the rest will not begin.
@@ -158,8 +186,9 @@ function stageChain(operations: Operations, members: readonly Operation[], batch
     }
     operations.refused(op, refusal)
     endChain(operations, rest, batch)
-    return
+    break
   }
+  return false
 }
 
 /** Goes on with a chain behind a member whose end what follows had to wait for. */
@@ -173,11 +202,32 @@ export function goOnWithChain(
   const whole = members.every((op) => op.batch === batch)
   if (whole && (succeeded || batch.isHard) && !members.some((op) => op.cancelled)) {
     if (members.every((op) => copyAnew(operations, op))) {
-      stageChain(operations, members, batch)
+      if (!stageChain(operations, members, batch)) operations.order.delete(batch)
       return
     }
   }
+  operations.order.delete(batch)
   endHeld(operations, members, batch)
+}
+
+/** Whether a member did all that it was asked for, by the result of its call. */
+export function isWhole({ opcode, flags, length, lead, batch, index }: Operation, result: number) {
+  switch (opcode) {
+    case OP_READ:
+      return result - lead >= length
+    case OP_RECV:
+      return (flags & WAITS_FOR_ALL) === 0 ? result >= 0 : result >= length
+    case OP_SEND:
+    case OP_WRITE:
+      return result >= length
+    case OP_READV:
+    case OP_WRITEV: {
+      const buffers = batch?.made(index)?.buffers ?? []
+      return result >= buffers.reduce((bytes, { byteLength }) => bytes + byteLength, 0)
+    }
+    default:
+      return result >= 0
+  }
 }
 
 /** Copies what a write writes again: reads before it may have brought it. */

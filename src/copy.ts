@@ -16,11 +16,12 @@ import {
 import { checkAlignment, type FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import type { Operation } from './slots.js'
-import { exactSize, STATX_STATS, Stats } from './stats.js'
 import { moved } from './transfers.js'
 import { checkFunction, checkInteger, checkOptions, checkPosition } from './validate.js'
 
-const { EINVAL, EIO } = ERRNO
+const { EACCES, EINVAL, EIO } = ERRNO
+/** What says that a file takes no splice, or that the ring may not. */
+const NO_SPLICE: ReadonlySet<number> = new Set([-EINVAL, -EACCES])
 /** What is read at once where there is no splice, and where there are more copies than pipes. */
 const PIECE_BYTES = 1 << 20
 const PIECE_OF_MANY_BYTES = 64 << 10
@@ -103,11 +104,11 @@ class Copy {
    */
   async #withinOneFile(): Promise<void> {
     const [position, toPosition] = [BigInt(this.#position), BigInt(this.#toPosition)]
-    const statx = await this.#from.statx(STATX_STATS, this.#limits)
+    const stats = await this.#from.look(this.#limits)
     this.#check()
     // Of a device it tells no size.
-    const rest = exactSize(statx) - position
-    if (new Stats(statx).isFile() && rest < this.#length) this.#length = Math.max(0, Number(rest))
+    const rest = stats.size - position
+    if (stats.isFile() && rest < this.#length) this.#length = Math.max(0, Number(rest))
     const apart = position < toPosition ? toPosition - position : position - toPosition
     if (apart >= this.#length) return
     const reason = `must be ${this.#length} bytes or more from the position that is copied from in one file`
@@ -130,11 +131,11 @@ class Copy {
         const wanted = Math.min(this.#length - this.#done, bytes)
         const filled = await this.#move(this.#from, writer, wanted, SPLICE_FROM)
         if (filled === 0) return true
-        if (filled === -EINVAL && this.#done === 0) return false
+        if (NO_SPLICE.has(filled) && this.#done === 0) return false
         if (filled < 0) throw systemError(filled, 'splice', { file: this.#from.path })
         for (let left = filled; left > 0; ) {
           const written = await this.#move(reader, this.#to, left, SPLICE_TO)
-          if (written === -EINVAL && this.#done === 0) {
+          if (NO_SPLICE.has(written) && this.#done === 0) {
             // It takes no splice, and what came is in the pipe by now.
             const came = Buffer.allocUnsafeSlow(left)
             while (await this.#readAndWriteOnce(reader, came.subarray(this.#done))) {

@@ -2,7 +2,7 @@
  * What an open file is to the operations on it, how it is closed, and how long that waits. The public
  * `File` is over this; operations hold this and not the `File`, which can be collected.
  */
-import { fstatSync, type Stats as NodeStats } from 'node:fs'
+import { fstatSync } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
 import { Appends } from './appends.js'
 import {
@@ -24,7 +24,13 @@ import { isAppend, isDirect, isDsync } from './flags.js'
 import type { Limits } from './limits.js'
 import type { Operations } from './operations.js'
 import type { Operation } from './slots.js'
-import { directAlignment, STATX_DIOALIGN, STATX_STATS, Stats } from './stats.js'
+import {
+  directAlignment,
+  type ExactStats,
+  exactStats,
+  STATX_DIOALIGN,
+  STATX_STATS,
+} from './stats.js'
 import { Syncs } from './syncs.js'
 import { checkInteger, checkOptions } from './validate.js'
 
@@ -106,37 +112,55 @@ export class FileState {
 
   /** Finds out what kind of file this is, once. One that cannot say is read like a stream. */
   learn(): Promise<void> {
-    this.#learning ??= this.#stats().then(
+    this.#learning ??= this.look().then(
       (stats) => {
         this.#learned(stats)
       },
-      (error: { errno?: number }) => {
-        // A ring that is restricted has no statx.
-        if (error.errno === -EACCES) this.#learned(fstatSync(this.fd))
+      () => {
         // Whoever asked takes what it has; the next asks again.
-        else this.#learning = undefined
+        this.#learning = undefined
       },
     )
     return this.#learning
   }
 
-  #learned(stats: NodeStats): void {
+  /** Whether it is one of which reads are not short, found out by this thread if nobody knows yet. */
+  get isRegular(): boolean {
+    try {
+      if (this.fills === undefined) this.#learned(this.#lookNow())
+    } catch {
+      // It may have been closed: nothing is known of it.
+    }
+    return this.fills === true
+  }
+
+  #learned(stats: ExactStats): void {
     this.fills = stats.isFile() || stats.isBlockDevice()
     // A device by any of its names.
     this.identity = stats.isBlockDevice() ? `device ${stats.rdev}` : `${stats.dev} ${stats.ino}`
   }
 
-  /** What learns must not wait for a slot: those who wait for it may have them all. */
-  async #stats(): Promise<NodeStats> {
-    if (this.operations.slots.isFull) return fstatSync(this.fd)
-    return new Stats(await this.statx(STATX_STATS))
+  /** What it is now. */
+  async look(limits?: Limits): Promise<ExactStats> {
+    // This must not wait for others: they may wait for it.
+    if (this.operations.isFull) return this.#lookNow()
+    try {
+      return exactStats(await this.statx(STATX_STATS, limits))
+    } catch (error) {
+      // A ring that is restricted has no statx.
+      if ((error as { errno?: number }).errno === -EACCES) return this.#lookNow()
+      throw error
+    }
+  }
+
+  #lookNow(): ExactStats {
+    return fstatSync(this.fd, { bigint: true })
   }
 
   /** Asks a direct file for its alignment. `open` waits for it. */
   async learnAlignment(limits: Limits | undefined): Promise<void> {
     const bytes = await this.statx(STATX_STATS | STATX_DIOALIGN, limits)
-    const stats = new Stats(bytes)
-    this.#learned(stats)
+    this.#learned(exactStats(bytes))
     const alignment = directAlignment(bytes)
     this.blockBytes = alignment?.offsetBytes || BLOCK_BYTES_UNKNOWN
     this.memoryBytes = alignment?.memoryBytes || BLOCK_BYTES_UNKNOWN
@@ -305,7 +329,7 @@ export function isEndless({ opcode, other, path, whole }: Endless): boolean {
   if (opcode === OP_OPENAT) return path !== undefined
   // A step of something is what that is.
   if (whole !== undefined) return false
-  if (opcode === OP_SPLICE) return other?.fills !== true
+  if (opcode === OP_SPLICE) return other?.isRegular !== true
   return ENDLESS.has(opcode)
 }
 

@@ -67,14 +67,16 @@ function dispose(this: Buffer): void {
   }
 }
 
+/** Whether an operation uses a buffer, or will; `engineKnows` of those that it has. */
+type IsUsed = (buffer: ArrayBufferLike, engineKnows: boolean) => boolean
+
 /** The memory of one queue. */
 export class Memory {
   readonly #backend: Backend
   readonly #limitBytes: number
-  /** Whether an operation has yet to copy from or to a buffer, where the backend copies. */
-  readonly #isUsed: (buffer: ArrayBufferLike) => boolean
+  readonly #isUsed: IsUsed
 
-  constructor(backend: Backend, limitBytes: number, isUsed: (buffer: ArrayBufferLike) => boolean) {
+  constructor(backend: Backend, limitBytes: number, isUsed: IsUsed) {
     this.#isUsed = isUsed
     this.#backend = backend
     this.#limitBytes = limitBytes
@@ -146,8 +148,7 @@ export class Memory {
       this.#freeOwn(arrayBuffer)
       return
     }
-    const copies = !this.#backend.inPlace
-    if (copies && this.#isUsed(arrayBuffer)) throw uringError('ERR_URING_IN_FLIGHT')
+    if (this.#isUsed(arrayBuffer, this.#backend.inPlace)) throw uringError('ERR_URING_IN_FLIGHT')
     const refusal = this.#backend.disown(allocation.number, arrayBuffer)
     if (refusal === REFUSED_SLOT_BUSY) throw uringError('ERR_URING_IN_FLIGHT')
     if (refusal === REFUSED_UNKNOWN_CHUNK) throw uringError('ERR_URING_FREED')
@@ -157,7 +158,7 @@ export class Memory {
   /** Detaches memory of V8's own. */
   #freeOwn(buffer: ArrayBufferLike): void {
     if (!(buffer instanceof ArrayBuffer) || buffer.byteLength === 0) return
-    if (this.#isUsed(buffer)) throw uringError('ERR_URING_IN_FLIGHT')
+    if (this.#isUsed(buffer, false)) throw uringError('ERR_URING_IN_FLIGHT')
     structuredClone(buffer, { transfer: [buffer] })
   }
 }

@@ -17,15 +17,13 @@ import {
   OP_LINK_TIMEOUT,
   OP_NOP,
   OP_OPENAT,
-  OP_READ,
-  OP_RECV,
   OP_STATX,
   OP_TIMEOUT,
   syscallOf,
   syscallOfCall,
 } from './backend.js'
 import type { Batch } from './batch.js'
-import { goOnWithChain, startChain } from './chain.js'
+import { goOnWithChain, isWhole, startChain } from './chain.js'
 import { ERRNO } from './errno.js'
 import {
   abortError,
@@ -43,10 +41,11 @@ import { LimitKeeper, type Limits, overBefore } from './limits.js'
 import { arriveMany, bytesOfMany, outcomeOfMany, startMany, takeCounts } from './many.js'
 import { Memory } from './memory.js'
 import { Messages } from './messages.js'
-import { refusedModifier, WAITS_FOR_ALL } from './modifiers.js'
+import { refusedModifier } from './modifiers.js'
 import type { EngineOptions, Opened } from './native.js'
 import { Observer } from './observer.js'
 import type { BackendChoice } from './options.js'
+import { Order } from './order.js'
 import { Pipes } from './pipes.js'
 import { refusalError } from './refusals.js'
 import {
@@ -58,12 +57,14 @@ import {
   KIND_OUTSIDE,
   KIND_SHARE,
   KIND_TRANSFER,
+  type Line,
   type Operation,
   OVER,
   SLOTS_MAX,
   Slots,
   STAGED,
   WAITS_FOR_MEMORY,
+  WAITS_FOR_ORDER,
   WAITS_FOR_SLOT,
 } from './slots.js'
 import { startBackend } from './start.js'
@@ -113,6 +114,10 @@ export class Operations {
   readonly kernel: Kernel
   readonly observer: Observer
   readonly slots: Slots = new Slots(SLOTS_MAX)
+  /** Whoever waits for their turn is let in once the event loop's work is done: this may be amidst it. */
+  readonly order: Order = new Order(() => {
+    if (this.slots.forOrder.head !== undefined) queueMicrotask(() => this.admit())
+  })
   readonly messages: Messages = new Messages()
   /** Whether what may never end by itself, reads and timeouts, begins no more. */
   endsReads = false
@@ -120,6 +125,8 @@ export class Operations {
   isCancelled = false
   /** Set once nothing new may start: what new operations reject with. */
   ended: (() => Error) | undefined = undefined
+  /** Batches that have operations to begin when others of them are over. */
+  readonly feeding: Set<Batch> = new Set()
   /** Appends that are gathered, and staged when the event loop goes on. */
   readonly gathering: Set<Appends> = new Set()
   /** Called when the last operation under way has settled. */
@@ -142,11 +149,17 @@ export class Operations {
     this.observer = observer
     this.kernel = new Kernel(() => backend.capabilities(), without)
     this.#pairs = pairs
-    this.memory = new Memory(backend, options.allocBytes, (buffer) => this.#uses(buffer))
+    this.memory = new Memory(backend, options.allocBytes, (...what) => this.#uses(...what))
     this.transfers = new Transfers(this, backend)
     this.volume = new Volume(this)
     this.pipes = new Pipes(this)
     this.limits = new LimitKeeper(this)
+  }
+
+  /** Whether a call that begins now waits for others. */
+  get isFull(): boolean {
+    const { isFull, forOrder } = this.slots
+    return isFull || forOrder.head !== undefined || this.order.holdsBack(false)
   }
 
   /** Operations under way. */
@@ -270,7 +283,7 @@ export class Operations {
     const { number } = op
     const check = () => {
       // Settled by the end of the engine, and the record somebody else's.
-      if (op.number !== number) throw this.ended?.() ?? abortError()
+      if (op.number !== number) throw this.cutOff()
       if (op.cancelled) throw abortError()
     }
     try {
@@ -297,6 +310,8 @@ export class Operations {
 
   /** Stages the operation's next piece, or says that there is no room for it now. */
   start(op: Operation): number {
+    const drains = (op.flags & FLAG_DRAIN) !== 0
+    if (this.order.holdsBack(drains) && this.#isNew(op) && !isCancelled(op)) return WAITS_FOR_ORDER
     if (op.chain !== undefined) return startChain(this, op)
     if (op.cancelled) {
       this.finish(op, -ECANCELED)
@@ -325,6 +340,11 @@ export class Operations {
     noteSync(op, before)
     op.flags &= ~FLAG_DRAIN
     return STAGED
+  }
+
+  /** Whether it has a place in the order: a close waits for what uses its file, and for nothing else. */
+  #isNew(op: Operation): boolean {
+    return op.done === 0 && op.opcode !== OP_CLOSE && !this.order.has(op)
   }
 
   /** Stages what moves no bytes; undefined, or the number of a refusal. */
@@ -395,10 +415,10 @@ export class Operations {
       this.#takeOne(op, result)
       return
     }
-    const { rest, batch, opcode, flags, lead, length } = op
+    const { rest, batch } = op
+    // Its record may be another operation's when it has settled.
+    const whole = isWhole(op, result)
     this.#takeOne(op, result)
-    const all = opcode === OP_READ || (opcode === OP_RECV && (flags & WAITS_FOR_ALL) !== 0)
-    const whole = all ? result - lead >= length : result >= 0
     goOnWithChain(this, rest, batch as Batch, whole)
   }
 
@@ -447,9 +467,10 @@ export class Operations {
   }
 
   #begin(op: Operation): void {
-    const { forSlot, forMemory } = this.slots
+    const { forSlot, forMemory, forOrder } = this.slots
     // Cancelled between two pieces, or by whoever was told that it begins: it waits for nothing more.
     if (isCancelled(op)) this.start(op)
+    else if (forOrder.head !== undefined && this.#isNew(op)) this.#wait(op, WAITS_FOR_ORDER)
     else if (forMemory.head !== undefined && needsMemory(op)) this.#wait(op, WAITS_FOR_MEMORY)
     else if (op.slot < 0 && forSlot.head !== undefined && op.opcode !== OP_CLOSE)
       this.#wait(op, WAITS_FOR_SLOT)
@@ -464,6 +485,9 @@ export class Operations {
     } else if (outcome === WAITS_FOR_MEMORY) {
       this.#leaveSlots(op)
       this.slots.forMemory.push(op)
+    } else if (outcome === WAITS_FOR_ORDER) {
+      this.#leaveSlots(op)
+      this.slots.forOrder.push(op)
     }
   }
 
@@ -477,21 +501,19 @@ export class Operations {
 
   /** Stages those that waited, in their order, as far as there is room. */
   admit(): void {
-    const { forSlot, forMemory } = this.slots
-    if (forSlot.head === undefined && forMemory.head === undefined) return
-    for (let op = forMemory.shift(); op !== undefined; op = forMemory.shift()) {
+    const { forSlot, forMemory, forOrder, waiting } = this.slots
+    if (waiting === 0) return
+    this.#admitFrom(forOrder, WAITS_FOR_ORDER)
+    this.#admitFrom(forMemory, WAITS_FOR_MEMORY)
+    this.#admitFrom(forSlot, WAITS_FOR_SLOT)
+  }
+
+  #admitFrom(line: Line, still: number): void {
+    for (let op = line.shift(); op !== undefined; op = line.shift()) {
       const outcome = this.start(op)
-      if (outcome === WAITS_FOR_MEMORY) {
-        this.#leaveSlots(op)
-        forMemory.unshift(op)
-        break
-      }
-      this.#wait(op, outcome)
-    }
-    for (let op = forSlot.shift(); op !== undefined; op = forSlot.shift()) {
-      const outcome = this.start(op)
-      if (outcome === WAITS_FOR_SLOT) {
-        forSlot.unshift(op)
+      if (outcome === still) {
+        if (still !== WAITS_FOR_SLOT) this.#leaveSlots(op)
+        line.unshift(op)
         return
       }
       this.#wait(op, outcome)
@@ -531,6 +553,7 @@ export class Operations {
     const { resolve, file, other, companion, batch, index, whole } = op
     if (op.begun !== 0) this.observer.ends(op, value)
     if (op.limited) this.limits.release(op)
+    this.order.delete(op)
     if (companion !== undefined) this.slots.give(companion)
     if (whole?.step === op) whole.step = undefined
     this.slots.give(op)
@@ -548,16 +571,23 @@ export class Operations {
     this.#endAll(this.ended)
   }
 
-  /** Whether an operation under way copies from or to this buffer. */
-  #uses(buffer: ArrayBufferLike): boolean {
-    for (const { view } of this.slots.all()) if (view?.buffer === buffer) return true
-    return false
+  /** Whether an operation uses this buffer, or will; where the engine knows of what is staged, any other. */
+  #uses(buffer: ArrayBufferLike, engineKnows: boolean): boolean {
+    const { slots, order, feeding } = this
+    if (engineKnows && slots.waiting === 0 && feeding.size === 0 && !order.isBusy) return false
+    const isOfIt = (view: ArrayBufferView) => view.buffer === buffer
+    for (const { view, batch, index } of slots.all()) {
+      if (view !== undefined && isOfIt(view)) return true
+      if (batch?.made(index)?.buffers?.some(isOfIt)) return true
+    }
+    return [...feeding].some((batch) => batch.willUse(isOfIt))
   }
 
   /** Settles everything under way with an error; nothing will come for it any more. */
   #endAll(error: () => Error): void {
     const all = [...this.slots.all()]
-    for (const line of [this.slots.forSlot, this.slots.forMemory]) while (line.shift()) {}
+    const { forSlot, forMemory, forOrder } = this.slots
+    for (const line of [forSlot, forMemory, forOrder]) while (line.shift()) {}
     // What one settles may have settled another: the record is another operation's then.
     const numbers = all.map((op) => op.number)
     for (const [at, op] of all.entries()) if (op.number === numbers[at]) this.fail(op, error())
@@ -599,6 +629,12 @@ export class Operations {
     if (!op.staged) return
     if (op.sync?.held !== undefined) op.file?.syncs.cancel(op.sync)
     else this.backend.cancel(op.slot)
+  }
+
+  /** What a call of several operations ends with that was settled between them. */
+  cutOff(bytesWritten?: number): Error {
+    const failure = this.isCancelled ? undefined : this.ended?.()
+    return failure ?? abortError(undefined, bytesWritten)
   }
 
   /** The error of a call that came to `result`. */

@@ -13,7 +13,7 @@ import {
   OP_STATX,
   OP_UNLINKAT,
   OP_WRITE,
-  syscallOf,
+  syscallOfCall,
 } from './backend.js'
 import { ERRNO } from './errno.js'
 import { abortError, rejected, systemError, uringError } from './errors.js'
@@ -42,6 +42,8 @@ const LINKS_MAX = 40
 /** The permissions in a mode. inode(7). */
 const PERMISSIONS = 0o7777
 const SLASH = 0x2f
+/** <fcntl.h>; Node does not name it. */
+const O_PATH = 0o10000000
 
 /** What the content of a file can be given as, or each part of it. */
 export type Content = string | NodeJS.ArrayBufferView
@@ -75,7 +77,9 @@ class Steps {
     const limits = this.#limits
     const options = { internal: true, limits, ...(bytes === undefined ? {} : { bytes }) }
     const result = await this.#operations.call(opcode, file, offset, length, 0, options)
-    if (typeof result === 'number' && result < 0) throw systemError(result, syscallOf(opcode))
+    if (typeof result === 'number' && result < 0) {
+      throw systemError(result, syscallOfCall({ opcode, offset, length, bytes }))
+    }
     return result
   }
 
@@ -174,15 +178,24 @@ function iteratorOf(parts: Parts): Iterator<Content> | AsyncIterator<Content> {
   return Symbol.asyncIterator in parts ? parts[Symbol.asyncIterator]() : parts[Symbol.iterator]()
 }
 
-/** A path that leads to the same place wherever the process goes meanwhile. */
-function absolute(path: Uint8Array): Uint8Array {
-  if (path[0] === SLASH || path.length === 0) return path
+/**
+ * A path that leads to the same place wherever the process goes meanwhile, and whatever becomes of the names
+ * of the folder that it is in now; `letGo` when it is not needed any more. Without /proc it is as it was given.
+ */
+function fixed(path: Uint8Array): { path: Uint8Array; letGo(): void } {
+  const asGiven = { path, letGo() {} }
+  if (path[0] === SLASH || path.length === 0) return asGiven
   try {
-    return Buffer.concat([Buffer.from(`${process.cwd()}/`), path])
+    // O_PATH: a folder that may be searched need not be readable. open(2)
+    const folder = fs.openSync('.', O_PATH | fs.constants.O_DIRECTORY)
+    const name = `/proc/self/fd/${folder}`
+    const letGo = () => fs.closeSync(folder)
+    if (fs.existsSync(name)) return { path: Buffer.concat([Buffer.from(`${name}/`), path]), letGo }
+    letGo()
   } catch {
-    // A folder that is gone has no name.
-    return path
+    // No descriptor is left: the first step will say so.
   }
+  return asGiven
 }
 
 /** See {@link Queue.replaceFile}. Arguments have been checked. */
@@ -201,11 +214,13 @@ export async function replaceFile(
   const whole = operations.hold()
   whole.opcode = OP_CLOSE
   const { number } = whole
+  const { path: place, letGo } = fixed(path.bytes)
   try {
-    await replace(operations, new Steps(operations, limits), path, data, mode)
+    await replace(operations, new Steps(operations, limits), place, data, mode)
   } catch (error) {
     throw withPath(error, path.text)
   } finally {
+    letGo()
     if (whole.number === number) operations.settle(whole, undefined)
   }
 }
@@ -213,11 +228,11 @@ export async function replaceFile(
 async function replace(
   operations: Operations,
   steps: Steps,
-  path: ParsedPath,
+  path: Uint8Array,
   data: Data | Parts,
   mode: number | undefined,
 ): Promise<void> {
-  const target = await followed(absolute(path.bytes))
+  const target = await followed(path)
   const folder = folderOf(target)
   const before = await steps.stat(target)
   if (before?.isDirectory()) throw systemError(EISDIR, 'open')

@@ -33,6 +33,7 @@ export const STAGED = 0
 export const WAITS_FOR_SLOT = 1
 export const WAITS_FOR_MEMORY = 2
 export const OVER = 3
+export const WAITS_FOR_ORDER = 4
 
 /** Slots that a queue has at most: operations staged or in flight. More wait, in order. */
 export const SLOTS_MAX = 1 << 16
@@ -190,6 +191,7 @@ export class Slots {
   /** Those that wait for a slot, and those that wait for bounce memory, which have no slot either. */
   readonly forSlot: Line = new Line()
   readonly forMemory: Line = new Line()
+  readonly forOrder: Line = new Line()
   /** Spare records with a slot, which is the usual case, and without. */
   readonly #spare: Operation[] = []
   readonly #bare: Operation[] = []
@@ -289,9 +291,9 @@ export class Slots {
     return this.#spare.length === 0 && this.bySlot.length >= this.#max
   }
 
-  /** How many wait, for a slot or for memory. */
+  /** How many wait, for a slot, for memory or for their turn. */
   get waiting(): number {
-    return this.forSlot.length + this.forMemory.length
+    return this.forSlot.length + this.forMemory.length + this.forOrder.length
   }
 
   /** Every record under way, once; companions are not told of. */
@@ -299,7 +301,7 @@ export class Slots {
     // First: what they stand for begins no more when they are over.
     yield* this.#shares
     for (const op of this.bySlot) if (op.busy && op.kind !== KIND_BEHIND) yield op
-    for (const line of [this.forSlot, this.forMemory]) {
+    for (const line of [this.forSlot, this.forMemory, this.forOrder]) {
       for (let op = line.head; op !== undefined; op = op.next) {
         for (const member of op.chain ?? [op]) if (member.slot < 0) yield member
       }

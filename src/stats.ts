@@ -41,9 +41,29 @@ type Instant = typeof globalThis extends {
   : unknown
 type InstantOf = new (nanoseconds: bigint) => Instant
 
-/** The size that a `struct statx` tells, in bytes, exact also past 2^53. */
-export function exactSize(statx: Uint8Array): bigint {
-  return new DataView(statx.buffer, statx.byteOffset).getBigUint64(SIZE, true)
+/** What a file is, with numbers that are exact also past 2^53; of `fs.BigIntStats` what is needed here. */
+export interface ExactStats {
+  isFile(): boolean
+  isBlockDevice(): boolean
+  readonly dev: number | bigint
+  readonly rdev: number | bigint
+  readonly ino: bigint
+  /** In bytes. */
+  readonly size: bigint
+}
+
+/** Reads them in a `struct statx`, asked for with {@link STATX_STATS}. */
+export function exactStats(statx: Uint8Array): ExactStats {
+  const stats = new Stats(statx)
+  const view = viewOf(statx)
+  return {
+    isFile: () => stats.isFile(),
+    isBlockDevice: () => stats.isBlockDevice(),
+    dev: stats.dev,
+    rdev: stats.rdev,
+    ino: view.getBigUint64(INO, true),
+    size: view.getBigUint64(SIZE, true),
+  }
 }
 
 /**

@@ -6,6 +6,7 @@
  */
 import {
   type Backend,
+  FLAG_DRAIN,
   FLAG_LINK,
   isOutgoing,
   OP_FSYNC,
@@ -111,16 +112,27 @@ export class Transfers {
     op.file = file
     op.length = length
     op.position = position
-    const chunk = this.#operations.memory.chunkOf(view)
-    const base = chunk === 0 ? 0 : view.byteOffset
-    if (chunk !== 0 && (file.blockBytes === 0 || isAligned(file, base, length, position))) {
+    const chunk = this.chunkInPlace(file, view, length, position)
+    if (chunk !== 0) {
       op.chunk = chunk
-      op.base = base
+      op.base = view.byteOffset
       op.view = view
     } else {
       op.bounced = true
       op.view = asBytes(view)
     }
+  }
+
+  /** The chunk that the kernel can move bytes from or to in place; 0 where they have to be copied. */
+  chunkInPlace(
+    file: FileState,
+    view: ArrayBufferView,
+    length: number,
+    position: number | bigint,
+  ): number {
+    const chunk = this.#operations.memory.chunkOf(view)
+    if (chunk === 0 || file.blockBytes === 0) return chunk
+    return isAligned(file, view.byteOffset, length, position) ? chunk : 0
   }
 
   /** Reads into memory of its own; resolves with as many bytes as there were. */
@@ -178,6 +190,8 @@ export class Transfers {
       this.letGo(op)
       return this.#operations.refused(op, refusal)
     }
+    const drains = (op.flags & FLAG_DRAIN) !== 0
+    if (drains || op.done + op.piece < op.length) this.#operations.order.add(op, drains)
     this.#operations.took(op)
     if (chained) {
       op.expected = 1

@@ -15,7 +15,7 @@ import {
 } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
-import { checkMemory } from './memory.js'
+import { checkMemory, hasBytes } from './memory.js'
 import { NOWAIT, refusedModifier } from './modifiers.js'
 import { moved, remainder } from './transfers.js'
 
@@ -192,8 +192,11 @@ async function copied(
   let done = 0
   while (done < length) {
     const piece = Buffer.allocUnsafeSlow(Math.min(length - done, PIECE_BYTES))
-    if (!reads) {
-      each(buffers, lengths, done, piece.length, 'write', (bytes, at) => piece.set(bytes, at))
+    if (
+      !reads &&
+      !each(buffers, lengths, done, piece.length, (bytes, at) => piece.set(bytes, at))
+    ) {
+      throw withWritten(opcode, gone(opcode), done)
     }
     const from = moved(position, done)
     checkBetween(opcode, done, check)
@@ -206,35 +209,40 @@ async function copied(
       if (errno === -EAGAIN && reads && done > 0) return done
       throw withWritten(opcode, error as Error, done + bytesWritten)
     }
-    if (reads) {
-      each(buffers, lengths, done, count, 'read', (bytes, at) => {
-        bytes.set(piece.subarray(at, at + bytes.length))
-      })
-    }
+    const scatter = (bytes: Uint8Array, at: number) =>
+      bytes.set(piece.subarray(at, at + bytes.length))
+    if (reads && !each(buffers, lengths, done, count, scatter)) throw gone(opcode)
     done += count
     if (count < piece.length || (reads && done < length && !(await goesOn(file, check)))) break
   }
   return done
 }
 
-/** Calls with each buffer's part of `length` bytes from `start` of all, and where that is in them. */
+function gone(opcode: number): Error {
+  return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode) })
+}
+
+/**
+ * Calls with each buffer's part of `length` bytes from `start` of all, and where that is in them. False when
+ * it comes to one that has gone elsewhere or was shrunk.
+ */
 function each(
   buffers: readonly ArrayBufferView[],
   lengths: readonly number[],
   start: number,
   length: number,
-  syscall: string,
   visit: (bytes: Uint8Array, at: number) => void,
-): void {
+): boolean {
   let begins = 0
   for (const [index, view] of buffers.entries()) {
     const own = lengths[index] as number
     const from = Math.max(start, begins)
     const to = Math.min(start + length, begins + own)
     if (from < to) {
-      if (view.byteLength !== own) throw uringError('ERR_URING_BUFFER_DETACHED', { syscall })
+      if (!hasBytes(view, own)) return false
       visit(new Uint8Array(view.buffer, view.byteOffset + from - begins, to - from), from - start)
     }
     begins += own
   }
+  return true
 }

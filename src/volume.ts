@@ -3,7 +3,7 @@
  * nothing for each operation in between. They are staged in parts; a part is one record, one call into
  * the engine and one completion, and waits for room as any other operation does.
  */
-import { OP_NOP, OP_WRITE, syscallOf } from './backend.js'
+import { OP_NOP, OP_READ, OP_WRITE, syscallOf } from './backend.js'
 import {
   abortError,
   invalidArgType,
@@ -230,7 +230,10 @@ export class Volume {
     return this.#whole(file, async (check) => {
       // A file that cannot say what it is is read like a stream.
       await file.learn()
-      return check(writtenAtFirst(opcode)) ?? this.#transfer(what, memory)
+      const cut = check(writtenAtFirst(opcode))
+      if (cut !== undefined) return cut
+      const endsReads = this.#operations.endsReads || file.readsCancelled
+      return opcode === OP_READ && endsReads ? rejected(abortError()) : this.#transfer(what, memory)
     })
   }
 
@@ -289,9 +292,7 @@ export class Volume {
     const { number } = held
     try {
       return await run((bytesWritten) =>
-        held.number === number
-          ? undefined
-          : rejected(operations.ended?.() ?? abortError(undefined, bytesWritten)),
+        held.number === number ? undefined : rejected(operations.cutOff(bytesWritten)),
       )
     } finally {
       if (held.number === number) operations.settle(held, undefined)

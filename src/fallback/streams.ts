@@ -81,7 +81,7 @@ export class StreamLine {
 
   #try(): void {
     const first = this.#first
-    if (first === undefined || this.#ended) return
+    if (first === undefined || this.#ended || this.#trying) return
     this.#trying = true
     first.attempt(this.#own ?? this.#fd, (result) => {
       this.#trying = false

@@ -249,12 +249,14 @@ impl InFlight {
         }
     }
 
-    /// Whether the operation at `slot` is staged and not yet submitted.
+    /// Whether the operation at `slot` is staged and not yet submitted; of many, none of them.
     #[must_use]
     pub fn is_staged(&self, slot: u32) -> bool {
-        self.slots
-            .get(slot as usize)
-            .is_some_and(|place| matches!(place.state, State::Staged | State::Doomed))
+        self.slots.get(slot as usize).is_some_and(|place| match place.state {
+            State::Staged | State::Doomed => true,
+            State::Many(number) => !self.many_has_begun(number),
+            _ => false,
+        })
     }
 
     /// A CQE came: lets go of what the operation held, unless more are to come.

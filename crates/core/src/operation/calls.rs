@@ -11,8 +11,8 @@ use io_uring::types::{self, TimeoutFlags, Timespec};
 use super::prepare::{file_offset, hold_file, on};
 use super::vectors::vectored;
 use super::{
-    Opcode, Refusal, Request, SPLICE_FROM, SPLICE_TO, STATX_BYTES, TIMEOUT_ABSOLUTE,
-    TIMEOUT_SUCCEEDS, TRANSFER_BYTES_MAX,
+    HARDLINK, LINK, Opcode, Refusal, Request, SPLICE_FROM, SPLICE_TO, STATX_BYTES,
+    TIMEOUT_ABSOLUTE, TIMEOUT_SUCCEEDS, TRANSFER_BYTES_MAX,
 };
 use crate::arena::{Address, Arena, ChunkId};
 use crate::files::{FileHandle, Files, Target};
@@ -76,7 +76,10 @@ pub(super) fn call(
         Opcode::Send => {
             let (target, address) = hold_both(request, held, arena, files)?;
             let (pointer, length) = (address.as_ptr(), address.len() as u32);
-            on(target, |fd| opcode::Send::new(fd, pointer, length).build())
+            // Or one that is short would count as a success (`min_ret` of `io_send`, io_uring/net.c).
+            let linked = request.opcode & (LINK | HARDLINK) != 0;
+            let flags = if linked { libc::MSG_WAITALL } else { 0 };
+            on(target, |fd| opcode::Send::new(fd, pointer, length).flags(flags).build())
         }
         Opcode::Recv => {
             let (target, address) = hold_both(request, held, arena, files)?;

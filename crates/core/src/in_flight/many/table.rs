@@ -104,6 +104,11 @@ impl InFlight {
         self.many.places.iter().flatten().any(|many| many.sequence < sequence)
     }
 
+    /// Whether the kernel got any of them.
+    pub(in super::super) fn many_has_begun(&self, number: u16) -> bool {
+        self.many_at(number).next > 0
+    }
+
     fn many_at(&self, number: u16) -> &Many {
         let Some(many) = &self.many.places[number as usize] else {
             unreachable!("what is active is there");

@@ -1,0 +1,247 @@
+// Drains: what starts when all before it is complete, and what waits for it; also where a part of one of them
+// is still to be staged: the rest of a chain, the next piece of a long transfer.
+
+import fs from 'node:fs'
+import { setTimeout as after } from 'node:timers/promises'
+import { type BatchOperation, type File, op, type Queue } from 'node-uring'
+import { pattern } from './helpers/random.js'
+import { assertIdle, isPending, ring } from './helpers/ring.js'
+import { fifo, folder, scratch } from './helpers/scratch.js'
+import test from './helpers/test.js'
+
+const MIB = 1 << 20
+
+test('drain: what is staged before is complete when it starts, and what comes later starts after it', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const order: string[] = []
+  const note = (name: string) => () => void order.push(name)
+  const before = stream.readAt(queue.alloc(1), 0).then(note('before'))
+  const drained = queue.submit([op.timeout(30), op.nop()], { drain: true }).then(note('drained'))
+  const later = queue.nop().then(note('later'))
+  const alone = queue.submit([op.nop()], { drain: true }).then(note('alone'))
+  const last = queue.nop().then(note('last'))
+  t.true(await isPending(Promise.race([before, drained, later, alone, last])))
+  fs.writeSync(stream.fd, 'x')
+  await Promise.all([before, drained, later, alone, last])
+  t.deepEqual(order.indexOf('before'), 0)
+  t.true(order.indexOf('later') < order.indexOf('alone'), String(order))
+  t.is(order.indexOf('last'), 4)
+  assertIdle(t, queue)
+})
+
+test('drain is the first one’s that can be begun', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const file = await queue.open(scratch(t, Buffer.of()), 'r+')
+  const sync = op.fsync(file)
+  await file.close()
+  for (const link of ['none', 'hard'] as const) {
+    const reading = stream.readAt(queue.alloc(1), 0)
+    const drained = queue.submit([sync, op.nop()], { drain: true, link })
+    t.true(await isPending(drained, 30), link)
+    fs.writeSync(stream.fd, 'x')
+    t.is(await reading, 1)
+    const [first, second] = await drained
+    t.is((first as unknown as { code: string }).code, 'EBADF')
+    t.is(second, 0)
+  }
+  assertIdle(t, queue)
+})
+
+test('only the first piece of what drains waits for others', async (t) => {
+  const queue = ring(t)
+  const pipe = await queue.open(fifo(t), 'r+')
+  const [at, content] = [scratch(t, Buffer.from('12345678')), pattern(3 * MIB)]
+  const file = await queue.open(at, 'r+')
+  const drained = [
+    () => op.read(file, Buffer.alloc(100), 0),
+    () => op.write(file, content, 0),
+    () => op.read(file, Buffer.alloc(3 * MIB), 0),
+  ]
+  for (const make of drained) {
+    const batch = queue.submit([make()], { drain: true })
+    const read = pipe.readAt(Buffer.alloc(10), 0)
+    const [count] = await batch
+    t.true([8, 3 * MIB].includes(count as number), String(count))
+    t.true(await isPending(read))
+    fs.writeSync(pipe.fd, '1')
+    t.is(await read, 1)
+  }
+  t.is(fs.readFileSync(at).compare(content), 0)
+  assertIdle(t, queue)
+})
+
+test('a chain that drains starts after all that is staged, and what is staged later after all of it', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'w+')
+  const order: string[] = []
+  const before = Array.from({ length: 100 }, (_, i) =>
+    file.writeAt(queue.alloc(10).fill(i), i * 10).then(() => order.push('before')),
+  )
+  const target = queue.alloc(1000)
+  const chain = queue
+    .submit([op.read(file, target, 0), op.timeout(20), op.truncate(file, 5)], {
+      link: 'soft',
+      drain: true,
+    })
+    .then((results) => order.push(String(results)))
+  const later = file.readAt(queue.alloc(100), 0).then((count) => order.push(`later ${count}`))
+  await Promise.all([...before, chain, later])
+  t.deepEqual(order.slice(0, 100), Array(100).fill('before'))
+  t.deepEqual(order.slice(100), ['1000,0,0', 'later 5'])
+  t.true(target.every((byte, i) => byte === Math.floor(i / 10)))
+  assertIdle(t, queue)
+})
+
+/** What a chain begins with so that the rest of it is staged when that is over, or by the kernel. */
+const BEGINNINGS: Readonly<Record<string, (file: File) => BatchOperation[]>> = {
+  'a nop': () => [op.nop()],
+  'an fsync': (file) => [op.fsync(file)],
+  'an ftruncate': (file) => [op.truncate(file, 4)],
+  'two syncs': (file) => [op.fsync(file), op.datasync(file)],
+}
+
+for (const [what, made] of Object.entries(BEGINNINGS)) {
+  test(`what drains behind a chain that begins with ${what} waits for all of it`, async (t) => {
+    const queue = ring(t)
+    const at = scratch(t, Buffer.from('....'))
+    const file = await queue.open(at, 'r+')
+    const chain = [...made(file), op.timeout(20), op.write(file, Buffer.from('AAAA'), 0)]
+    for (const link of ['soft', 'hard'] as const) {
+      const first = queue.submit(chain, { link })
+      const drained = queue.submit([op.write(file, Buffer.from('BBBB'), 0)], { drain: true })
+      t.is((await first).at(-1), 4)
+      t.deepEqual(await drained, [4])
+      t.is(fs.readFileSync(at, 'utf8'), 'BBBB', link)
+    }
+    assertIdle(t, queue)
+  })
+
+  test(`what comes behind a chain that drains and begins with ${what} waits for all of it`, async (t) => {
+    const queue = ring(t)
+    const at = scratch(t, Buffer.from('....'))
+    const file = await queue.open(at, 'r+')
+    const chain = [...made(file), op.timeout(20), op.write(file, Buffer.from('AAAA'), 0)]
+    for (const link of ['soft', 'hard'] as const) {
+      const first = queue.submit(chain, { link, drain: true })
+      const later = file.writeAt(Buffer.from('BBBB'), 0)
+      t.is((await first).at(-1), 4)
+      t.is(await later, 4)
+      t.is(fs.readFileSync(at, 'utf8'), 'BBBB', link)
+    }
+    assertIdle(t, queue)
+  })
+
+  test(`the rest of a chain that begins with ${what} does not stand behind a drain that waits for it`, async (t) => {
+    const queue = ring(t)
+    const stream = await queue.open(fifo(t), 'r+')
+    const file = await queue.open(scratch(t, Buffer.from('....')), 'r+')
+    const chain = [...made(file), op.write(stream, Buffer.from('x'), 0)]
+    const first = queue.submit(chain, { link: 'soft' })
+    const byte = Buffer.alloc(1)
+    const drained = queue.submit([op.read(stream, byte, 0)], { drain: true })
+    t.is((await first).at(-1), 1)
+    t.deepEqual(await drained, [1])
+    t.is(byte.toString(), 'x')
+    assertIdle(t, queue)
+  })
+}
+
+test('what drains waits for all pieces of a long write, and what comes later for all of its own', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'w+')
+  const long = pattern(5 * MIB)
+  const cut = () => op.truncate(file, 0)
+  for (const options of [undefined, { datasync: true }]) {
+    const write = file.writeAt(long, 0, options)
+    const drained = queue.submit([cut()], { drain: true })
+    t.deepEqual([await write, await drained], [long.length, [0]])
+    t.is(fs.statSync(at).size, 0)
+  }
+  const drained = queue.submit([op.write(file, long, 0)], { drain: true })
+  const later = queue.submit([cut()])
+  t.deepEqual([await drained, await later], [[long.length], [0]])
+  t.is(fs.statSync(at).size, 0)
+  assertIdle(t, queue)
+})
+
+test('what waits for a chain goes when that fails, is cancelled or is timed out', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const file = await queue.open(scratch(t, Buffer.from('....')), 'r+')
+  const missing = `${folder(t)}/nothing/here`
+  const abort = new AbortController()
+  const chains: [BatchOperation[], object][] = [
+    [[op.mkdir(missing), op.nop()], {}],
+    [[op.fsync(file), op.read(stream, Buffer.alloc(1), 0)], { timeoutMs: 20 }],
+    [[op.fsync(file), op.read(stream, Buffer.alloc(1), 0)], { signal: abort.signal }],
+    [[op.fsync(file), op.read(stream, Buffer.alloc(1), 0), op.linkTimeout(20)], {}],
+  ]
+  for (const [chain, options] of chains) {
+    for (const drains of [false, true]) {
+      const first = queue.submit(chain, { link: 'soft', drain: drains, ...options })
+      const behind = queue.submit([op.nop()], { drain: !drains })
+      setTimeout(() => abort.abort(), 20)
+      t.true((await first).some((result) => result instanceof Error))
+      t.deepEqual(await behind, [0])
+    }
+  }
+  assertIdle(t, queue)
+})
+
+test('a drain that waits is cancelled by its signal and its time, and what is behind it goes', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const file = await queue.open(scratch(t, Buffer.from('....')), 'r+')
+  const chain = queue.submit([op.fsync(file), op.read(stream, Buffer.alloc(1), 0)], {
+    link: 'soft',
+  })
+  // Before the fsync is over: the drain waits for the rest of the chain to be staged.
+  const abort = new AbortController()
+  const nop = [op.nop()]
+  const aborted = queue.submit(nop, { drain: true, signal: abort.signal })
+  const late = queue.submit(nop, { drain: true, timeoutMs: 30 })
+  abort.abort()
+  t.is(((await aborted)[0] as unknown as Error).name, 'AbortError')
+  t.is(((await late)[0] as unknown as { code: string }).code, 'ERR_URING_TIMEOUT')
+  t.is(await Promise.race([queue.nop().then(() => 'went'), after(10_000, 'stands')]), 'went')
+  fs.writeSync(stream.fd, 'x')
+  t.deepEqual(await chain, [0, 1])
+  assertIdle(t, queue)
+})
+
+/** Operations of every kind that are behind a drain, some of which have several steps. */
+async function everything(queue: Queue, file: File, into: File): Promise<unknown[]> {
+  const positions = Float64Array.from({ length: 40_000 }, (_, index) => index)
+  return Promise.all([
+    file.readAt(Buffer.alloc(3 * MIB), 0),
+    file.readMany(positions, 16, Buffer.alloc(16 * 40_000)),
+    file.copyTo(into),
+    file.stat(),
+    queue.nops(40_000),
+    queue.replaceFile(`${into.path}.other`, 'whole'),
+    queue.submit(Array.from({ length: 2000 }, () => op.nop())),
+    queue.commit(file),
+  ])
+}
+
+test('whatever is behind a drain that waits for a chain is done when that is, before and after a close', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t, pattern(4 * MIB))
+  const file = await queue.open(at, 'r+')
+  const into = await queue.open(`${at}.into`, 'w')
+  const chain = [op.fsync(file), op.timeout(10), op.fsync(file), op.nop()]
+  const first = queue.submit(chain, { link: 'soft' })
+  const drained = queue.submit([op.nop()], { drain: true })
+  const all = everything(queue, file, into)
+  const closed = queue.close()
+  t.deepEqual([await first, await drained], [[0, 0, 0, 0], [0]])
+  const [read, counts, copied] = await all
+  t.deepEqual([read, copied], [3 * MIB, 4 * MIB])
+  t.true((counts as Int32Array).every((count) => count === 16))
+  t.is(fs.readFileSync(`${at}.into.other`, 'utf8'), 'whole')
+  await closed
+})
