@@ -6,7 +6,7 @@ import test from 'ava'
 import { chart } from '../src/cli/bench/chart.ts'
 import { assertEnded } from './helpers/child.js'
 import { assertPlain, cli, hasRing, insideWhen, signalWhen } from './helpers/cli.js'
-import { folder, scratch } from './helpers/scratch.js'
+import { fifo, folder, scratch } from './helpers/scratch.js'
 
 const QUICK = ['--rounds', '1', '--ms', '5']
 const SMALL = [...QUICK, '--sizes', '4K', '--depths', '1,8', '--length', '1M']
@@ -107,6 +107,24 @@ test('what bench cannot use it says in a sentence', async (t) => {
   assertEnded(t, direct, { code: 1, stdout: '', stderr: /takes no direct I\/O/ })
   const device = await cli(['bench', '/dev/null', ...QUICK])
   assertEnded(t, device, { code: 1, stdout: '', stderr: /neither a file nor a block device/ })
+})
+
+test('bench looks at its files before it measures: a FIFO, and a chart in its place or in none', async (t) => {
+  const stream = fifo(t)
+  const file = path.join(path.dirname(stream), 'file')
+  fs.writeFileSync(file, 'some content')
+  const cases: [string[], number, RegExp][] = [
+    [[stream], 1, /fifo is neither a file nor a block device\./],
+    [[file, '--sizes', '4', '--svg', file], 2, /is the FILE itself\./],
+    [[file, '--sizes', '4', '--svg', `${file}.d/x.svg`], 1, /ENOENT: no such file or directory/],
+  ]
+  for (const [args, code, said] of cases) {
+    const ended = await cli(['bench', ...args])
+    t.is(ended.code, code)
+    t.regex(ended.stderr, said)
+    t.is(ended.stdout, '')
+  }
+  t.is(fs.readFileSync(file, 'utf8'), 'some content')
 })
 
 test('ctrl-C in the middle of bench removes its file and ends with 130', async (t) => {

@@ -110,7 +110,7 @@ test('what cannot be copied is refused in a sentence, and nothing is made', asyn
     [[at('source'), at('none/new')], /ENOENT: no such file or directory, open /],
     [[at('source'), at('source')], /are the same file\./],
     [['--force', at('source'), at('link')], /are the same file\./],
-    [[at('source'), at('dangling')], /dangling exists; --force/],
+    [[at('source'), at('dangling')], /dangling is no regular file\./],
     [['--force', at('source'), at('full')], /full\/source is a folder\./],
     [['--force', at('source'), '/dev/null'], /null is no regular file\./],
     [['/proc/version', at('new')], /is longer than its size says/],

@@ -100,3 +100,12 @@ test('a reader that has gone ends the program without a word', async (t) => {
   const ended = await runChild(CLI, { args: ['doctor', '--json'], under })
   assertEnded(t, ended, { stdout: '', stderr: /^ended with 141\n$/ })
 })
+
+test('output that cannot be written is told of in a sentence', async (t) => {
+  for (const command of ['doctor', '--version']) {
+    const under = ['sh', '-c', 'exec "$@" > /dev/full', 'sh']
+    const ended = await cli([command], { under })
+    t.is(ended.code, 1)
+    t.regex(ended.stderr, /^node-uring: the output cannot be written: ENOSPC: .*\n$/)
+  }
+})

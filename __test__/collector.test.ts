@@ -9,7 +9,7 @@ const PROLOGUE = `
 import assert from 'node:assert'
 import fs from 'node:fs'
 import { setTimeout as after } from 'node:timers/promises'
-import { Queue } from 'node-uring'
+import { op, Queue } from 'node-uring'
 const queue = new Queue()
 const used = () => queue.stats().memory.alloc.usedBytes
 async function collect() {
@@ -28,6 +28,15 @@ const PROGRAMS: Readonly<Record<string, string>> = {
     await collected(() => used() === 0)
     assert.equal(used(), 0)
     assert(queue.alloc(65536).every((byte) => byte === 0))`,
+  'an operation that is kept keeps its files open': `
+    const name = process.argv[1]
+    const target = Buffer.alloc(1)
+    const make = async () => op.read(await queue.open(name, 'r+'), target, 0)
+    const made = await make()
+    await collect()
+    fs.writeFileSync(name, 'x')
+    assert.deepEqual(await queue.submit([made]), [1])
+    assert.equal(target.toString(), 'x')`,
   'a subarray alone keeps its memory, and only its own': `
     const kept = []
     const make = (i) => {

@@ -6,9 +6,10 @@ import os from 'node:os'
 import path from 'node:path'
 import { setImmediate, setTimeout } from 'node:timers/promises'
 import fc from 'fast-check'
-import { packStatx } from '../src/fallback/statx.ts'
+import { errnoOf, packStatx } from '../src/fallback/statx.ts'
 import { Stats } from '../src/stats.ts'
 import { assertEnded, childJson, runChild } from './helpers/child.js'
+import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
 import test, { BACKEND, leftOut, matches } from './helpers/test.js'
@@ -321,6 +322,27 @@ test('a sleep is never early, and unref() lets the program end over it', async (
     queue.sleep(30_000).then(() => console.log('slept'))
     setTimeout(() => queue.unref(), 20)`
   assertEnded(t, await runChild(program, { timeoutMs: 20_000 }), { stdout: '' })
+})
+
+test('timers that a test has put in the place of the globals stop nothing', async (t) => {
+  const queue = ring(t, options)
+  const file = await queue.open(scratch(t, pattern(10)))
+  const names = ['setTimeout', 'clearTimeout', 'setImmediate', 'clearImmediate'] as const
+  const before = names.map((name) => [name, globalThis[name]] as const)
+  try {
+    for (const name of names) Object.assign(globalThis, { [name]: () => ({ unref() {} }) })
+    t.is(await file.readAt(Buffer.alloc(10), 0, { timeoutMs: 60_000 }), 10)
+    await queue.sleep(5)
+    await queue.close({ timeoutMs: 60_000 })
+  } finally {
+    for (const [name, own] of before) Object.assign(globalThis, { [name]: own })
+  }
+})
+
+test("what Node's permission model refuses is refused as the kernel does", (t) => {
+  t.is(errnoOf(Object.assign(new Error('no'), { code: 'ERR_ACCESS_DENIED' })), -13)
+  t.is(errnoOf(Object.assign(new Error('no'), { code: 'ERR_INVALID_ARG_VALUE' })), -22)
+  t.is(errnoOf(Object.assign(new Error('no'), { errno: -2, code: 'ENOENT' })), -2)
 })
 
 test('a direct file is read and written by whole blocks, in memory that begins on a page', async (t) => {

@@ -1,5 +1,6 @@
 // Arguments that cannot be: each throws with the code of Node, before anything is staged.
 
+import { constants } from 'node:buffer'
 import fs from 'node:fs'
 import { type File, op, Queue } from 'node-uring'
 import { Resizable } from './helpers/guards.js'
@@ -113,7 +114,9 @@ const MISUSE: Readonly<Record<string, readonly Misuse[]>> = {
     ...[undefined, null, '0', 5n].map(
       (bad): Misuse => [TYPE, (queue) => queue.alloc(bad as never)],
     ),
-    ...[-1, 1.5, NaN, Infinity, 2 ** 53].map((bad): Misuse => [RANGE, (queue) => queue.alloc(bad)]),
+    ...[-1, 1.5, NaN, Infinity, 2 ** 53, constants.MAX_LENGTH + 1].map(
+      (bad): Misuse => [RANGE, (queue) => queue.alloc(bad)],
+    ),
   ],
   'free’s buffer': [undefined, null, 'x', 5, [], {}].map(
     (bad): Misuse => [TYPE, (queue) => queue.free(bad as never)],

@@ -100,16 +100,18 @@ interface Met {
   readonly again: string
 }
 
+/** Tells of the error of a queue that cannot be, of the package at `place`. */
+const refusedAt = (place: string): string => `
+  import { Queue } from ${JSON.stringify(place)}
+  const make = () => {
+    try { new Queue({ backend: 'io_uring' }) } catch (error) { return error }
+  }
+  const { name, code, message, reason, cause } = make()
+  const again = make().code
+  console.log(JSON.stringify({ name, code, message, reason, cause: cause instanceof Error, again }))`
+
 function withBinary(binary: string): Promise<Met> {
-  const program = `
-    import { Queue } from 'node-uring'
-    const make = () => {
-      try { new Queue({ backend: 'io_uring' }) } catch (error) { return error }
-    }
-    const { name, code, message, reason, cause } = make()
-    const again = make().code
-    console.log(JSON.stringify({ name, code, message, reason, cause: cause instanceof Error, again }))`
-  return childJson<Met>(program, { env: { NAPI_RS_NATIVE_LIBRARY_PATH: binary } })
+  return childJson<Met>(refusedAt('node-uring'), { env: { NAPI_RS_NATIVE_LIBRARY_PATH: binary } })
 }
 
 function assertUnavailable(t: ExecutionContext, met: Met, code: string): void {
@@ -132,15 +134,17 @@ test('without a binary the package loads, and a queue is refused with MODULE_NOT
   for (const file of ['package.json', 'index.js']) {
     fs.copyFileSync(path.join(root, file), path.join(copy, file))
   }
-  const program = `
-    import { Queue } from ${JSON.stringify(path.join(copy, 'dist/index.js'))}
-    const make = () => {
-      try { new Queue({ backend: 'io_uring' }) } catch (error) { return error }
-    }
-    const { name, code, message, reason, cause } = make()
-    const again = make().code
-    console.log(JSON.stringify({ name, code, message, reason, cause: cause instanceof Error, again }))`
+  const program = refusedAt(path.join(copy, 'dist/index.js'))
   assertUnavailable(t, await childJson<Met>(program), 'MODULE_NOT_FOUND')
+})
+
+test('where Node.js loads no binaries a queue is refused with ERR_DLOPEN_DISABLED', async (t) => {
+  t.timeout(30_000)
+  assertUnavailable(
+    t,
+    await childJson<Met>(refusedAt('node-uring'), { node: ['--no-addons'] }),
+    'ERR_DLOPEN_DISABLED',
+  )
 })
 
 test('with a binary of something else a queue is refused with ERR_DLOPEN_FAILED', async (t) => {

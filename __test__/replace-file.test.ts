@@ -491,3 +491,42 @@ test.serial('a relative path leads where it led at the call', async (t) => {
   t.deepEqual([fs.readdirSync(one), fs.readdirSync(other)], [['file'], []])
   assertIdle(t, queue)
 })
+
+test('what a source throws is told as it is, and one that fails before it is asked ends no process', async (t) => {
+  const queue = ring(t)
+  const at = folder(t)
+  const file = path.join(at, 'file')
+  fs.writeFileSync(file, 'old')
+  const reset = Object.assign(new Error('reset'), {
+    errno: -104,
+    code: 'ECONNRESET',
+    syscall: 'read',
+  })
+  const thrown: unknown[] = [reset, null, undefined, 'a string', 5]
+  for (const value of thrown) {
+    const parts = (async function* () {
+      yield 'some'
+      throw value
+    })()
+    const told = await queue.replaceFile(file, parts).then(
+      () => 'replaced',
+      (error: unknown) => [error],
+    )
+    t.deepEqual(told, [value])
+    t.is(Array.isArray(told) && told[0], value, 'the same object')
+  }
+  const missing = path.join(at, 'missing')
+  const stream = fs.createReadStream(missing)
+  const { code, path: where } = await rejection(queue.replaceFile(file, stream))
+  t.deepEqual([code, where], ['ENOENT', missing])
+  t.true(stream.destroyed)
+  // Where there is nothing to replace, the source is let go, too.
+  const whole = Readable.from(['a', 'b'])
+  t.is((await rejection(queue.replaceFile(path.join(at, 'no', 'file'), whole))).code, 'ENOENT')
+  await setImmediate()
+  t.true(whole.destroyed)
+  t.is((await rejection(queue.replaceFile('', 'x'))).code, 'ENOENT')
+  t.is(fs.readFileSync(file, 'utf8'), 'old')
+  t.deepEqual(fs.readdirSync(at), ['file'])
+  assertIdle(t, queue)
+})

@@ -1,13 +1,16 @@
 // Bytes through what has no positions: FIFOs, terminals, character devices. Each byte once, and one read is
 // one read.
 
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import fs from 'node:fs'
+import { setTimeout as after } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import type { File, Queue } from 'node-uring'
+import { fixture } from './helpers/child.js'
 import { assertBytes, GUARD, SOURCES } from './helpers/guards.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, ring } from './helpers/ring.js'
-import { fifo, takenOut } from './helpers/scratch.js'
+import { fifo, scratch, takenOut } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 import test, { type ExecutionContext } from './helpers/test.js'
 
@@ -130,5 +133,24 @@ needs(test, { commands: ['python3'] })(
       }
       await file.close()
     }
+  },
+)
+
+needs(test, { commands: ['script'] })(
+  'a write to a terminal that takes no more keeps the thread of nobody, and ends by its time limit',
+  async (t) => {
+    t.timeout(60_000)
+    const at = scratch(t)
+    const program = `${process.execPath} ${fileURLToPath(fixture('full-terminal.mjs'))} ${at}`
+    // What it prints nobody reads.
+    const child = spawn('script', ['-qec', program, '/dev/null'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    t.teardown(() => child.kill('SIGKILL'))
+    while (!fs.existsSync(at)) await after(10)
+    await after(20)
+    const { outcomes, ticks } = JSON.parse(fs.readFileSync(at, 'utf8'))
+    t.deepEqual(outcomes, ['ERR_URING_TIMEOUT', 'ERR_URING_TIMEOUT', 'ERR_URING_TIMEOUT'])
+    t.true(ticks > 2, `${ticks} turns of a timer`)
   },
 )

@@ -58,6 +58,8 @@ export class BatchOperation<T extends Result = number> {
   readonly file: FileState | undefined
   /** @internal */
   readonly other: FileState | undefined
+  /** They are not collected, and so closed, as long as the operation may be submitted. @internal */
+  readonly kept: readonly unknown[]
   /** @internal */
   readonly view: ArrayBufferView | undefined
   /** @internal */
@@ -93,6 +95,7 @@ export class BatchOperation<T extends Result = number> {
     this.opcode = opcode
     this.file = parts.file
     this.other = parts.other
+    this.kept = [parts.file?.owner?.deref(), parts.other?.owner?.deref()]
     this.view = parts.view
     this.buffers = parts.buffers
     this.length = parts.length ?? 0

@@ -3,6 +3,7 @@
  * `File` is over this; operations hold this and not the `File`, which can be collected.
  */
 import { fstatSync } from 'node:fs'
+import { clearTimeout, setTimeout } from 'node:timers'
 import { setImmediate } from 'node:timers/promises'
 import { Appends } from './appends.js'
 import {
@@ -64,6 +65,8 @@ export class FileState {
   identity: string | undefined = undefined
   /** Operations under way. */
   pending = 0
+  /** The File that it is the state of, which closes it when it is collected. */
+  owner: WeakRef<File> | undefined = undefined
   /** Nothing new may start. */
   closed = false
   /** Whether the descriptor is closed, or is about to be. */

@@ -95,6 +95,7 @@ export class File {
       throw illegalConstructor('File', 'queue.open() or queue.adopt()')
     this.#state = state
     this.#operations = state.operations
+    state.owner = new WeakRef(this)
     forgotten.register(this, state, this)
     keepToThisThread(this)
   }

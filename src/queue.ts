@@ -2,6 +2,7 @@
  * The queue: a ring joined to this thread's event loop, its memory and its files. Checks arguments
  * and hands them to `operations.ts`. Each method stands with what it promises, which is most of its length.
  */
+import { constants as buffers } from 'node:buffer'
 import { type Backend, OP_CLOSE, OP_TIMEOUT } from './backend.js'
 import { type BatchResult, type SubmitOptions, submit } from './batch.js'
 import type { BatchOperation, Result, ResultOf } from './batch-operation.js'
@@ -181,10 +182,11 @@ export class Queue extends Posts {
    * Memory that operations use in place: page aligned, zeroed, `length` bytes with an ArrayBuffer of
    * its own. It goes back when {@link free} is called or when it is collected. Views of it work in
    * place too. Where the language has it, `using buffer = queue.alloc(4096)` frees it at the end of the
-   * block. Throws `ERR_URING_NO_MEMORY` past `arena.maxBytes`.
+   * block. At most `buffer.constants.MAX_LENGTH`, as any Buffer. Throws `ERR_URING_NO_MEMORY` past
+   * `arena.maxBytes`.
    */
   alloc(length: number): AllocBuffer {
-    checkLength(length)
+    checkLength(length, buffers.MAX_LENGTH)
     if (this.#operations.ended !== undefined) throw this.#operations.ended()
     return this.#operations.memory.alloc(length)
   }

@@ -57,6 +57,55 @@ interface Data {
   readonly length: number
 }
 
+/** What the source of the parts threw: it is told as it is, for it is not ours. */
+class OfSource {
+  readonly error: unknown
+
+  constructor(error: unknown) {
+    this.error = error
+  }
+}
+
+/**
+ * What gives the parts of a content. It is asked for the first at once: a stream that fails tells whoever
+ * listens, and ends the process where nobody does.
+ */
+class Source {
+  readonly #iterator: Iterator<Content> | AsyncIterator<Content>
+  #first: Promise<IteratorResult<Content>> | undefined
+
+  constructor(parts: Parts) {
+    this.#iterator =
+      Symbol.asyncIterator in parts ? parts[Symbol.asyncIterator]() : parts[Symbol.iterator]()
+    this.#first = this.#ask()
+    this.#first.catch(() => {})
+  }
+
+  next(): Promise<IteratorResult<Content>> {
+    const next = this.#first ?? this.#ask()
+    this.#first = undefined
+    return next
+  }
+
+  async #ask(): Promise<IteratorResult<Content>> {
+    try {
+      const { done, value } = await this.#iterator.next()
+      return { done: done ?? false, value: await value }
+    } catch (error) {
+      throw new OfSource(error)
+    }
+  }
+
+  /** Nothing more is wanted. */
+  async end(): Promise<void> {
+    try {
+      await this.#iterator.return?.()
+    } catch {
+      // It had its chance to tell of that.
+    }
+  }
+}
+
 /** The steps of a replacement, each an operation that may also start while the queue closes. */
 class Steps {
   readonly #operations: Operations
@@ -102,8 +151,8 @@ class Steps {
   }
 
   /** Writes the parts, one behind the other. What one of them throws ends it. */
-  async writeAll(file: FileState, parts: Data | Parts): Promise<void> {
-    if ('bytes' in parts) {
+  async writeAll(file: FileState, parts: Data | Source): Promise<void> {
+    if (!(parts instanceof Source)) {
       await this.#write(file, parts, 0)
       return
     }
@@ -114,18 +163,16 @@ class Steps {
     // What gives the parts may take its time, or for ever: its limits end that, and whatever ends reads.
     const [waiting, ended] = operations.share<never>(OP_READ, undefined, this.#limits)
     const { number } = waiting
-    const iterator = iteratorOf(parts)
     try {
       for (let position = 0; ; ) {
-        const { done, value } = await Promise.race([iterator.next(), ended])
+        const { done, value } = await Promise.race([parts.next(), ended])
         if (done) return
-        const data = dataOf(await value, 'data')
+        const data = dataOf(value, 'data')
         await this.#write(file, data, position)
         position += data.length
       }
     } catch (error) {
       ended.catch(() => {})
-      void Promise.resolve(iterator.return?.()).catch(() => {})
       throw error
     } finally {
       if (waiting.number === number) operations.settle(waiting, undefined)
@@ -174,10 +221,6 @@ export function checkData(data: unknown): Data | Parts {
   return typeof iterates === 'function' ? (data as Parts) : dataOf(data, 'data')
 }
 
-function iteratorOf(parts: Parts): Iterator<Content> | AsyncIterator<Content> {
-  return Symbol.asyncIterator in parts ? parts[Symbol.asyncIterator]() : parts[Symbol.iterator]()
-}
-
 /**
  * A path that leads to the same place wherever the process goes meanwhile, and whatever becomes of the names
  * of the folder that it is in now; `letGo` when it is not needed any more. Without /proc it is as it was given.
@@ -206,9 +249,9 @@ export async function replaceFile(
   mode: number | undefined,
   limits: Limits | undefined,
 ): Promise<void> {
-  if (operations.ended !== undefined) return rejected(operations.ended())
-  const over = overBefore(limits, OP_WRITE, 0)
+  const over = operations.ended?.() ?? overBefore(limits, OP_WRITE, 0)
   if (over !== undefined) return rejected(over)
+  const content = 'bytes' in data ? data : new Source(data)
   // The queue does not close between the steps, nor before what they left is gone: as a close, this
   // is nothing that a close cancels. The step that is under way is cancelled.
   const whole = operations.hold()
@@ -216,11 +259,12 @@ export async function replaceFile(
   const { number } = whole
   const { path: place, letGo } = fixed(path.bytes)
   try {
-    await replace(operations, new Steps(operations, limits), place, data, mode)
+    await replace(operations, new Steps(operations, limits), place, content, mode)
   } catch (error) {
-    throw withPath(error, path.text)
+    throw error instanceof OfSource ? error.error : withPath(error, path.text)
   } finally {
     letGo()
+    if (content instanceof Source) void content.end()
     if (whole.number === number) operations.settle(whole, undefined)
   }
 }
@@ -229,9 +273,10 @@ async function replace(
   operations: Operations,
   steps: Steps,
   path: Uint8Array,
-  data: Data | Parts,
+  data: Data | Source,
   mode: number | undefined,
 ): Promise<void> {
+  if (path.length === 0) throw systemError(ENOENT, 'open')
   const target = await followed(path)
   const folder = folderOf(target)
   const before = await steps.stat(target)

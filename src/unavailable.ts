@@ -8,7 +8,8 @@ import { errnoWords } from './errno.js'
 /** Why a ring cannot be used here, or is not. */
 export interface Unavailable {
   /**
-   * The name of `errno`; `MODULE_NOT_FOUND`, `ERR_DLOPEN_FAILED` when the binary is at fault;
+   * The name of `errno`; `MODULE_NOT_FOUND`, `ERR_DLOPEN_FAILED` or `ERR_DLOPEN_DISABLED` when there is no
+   * binary, or Node.js does not load it;
    * `CHOSEN` when the option `backend` asked for node:fs.
    */
   code: string
@@ -58,11 +59,21 @@ const UNAVAILABLE: Readonly<Record<string, readonly [message: string, help: stri
     'The kernel can lose completions (IORING_FEAT_NODROP is of Linux 5.5).',
     'Run it on Linux 5.10 or later.',
   ],
+  ERR_DLOPEN_DISABLED: [
+    'Node.js was told to load no binaries, and node-uring has one.',
+    'Leave --no-addons out; with --permission, add --allow-addons.',
+  ],
   ERR_DLOPEN_FAILED: [
     'The binary of node-uring is here but cannot be loaded.',
     'It may be for another platform or C library: reinstall on this machine, and see the cause.',
   ],
 }
+
+/** What is said when a binary is not loaded; not every loader keeps the code. dlopen(3) begins with the path. */
+const LOADING = new Map([
+  ['ERR_DLOPEN_DISABLED', /loading addons is disabled/],
+  ['ERR_DLOPEN_FAILED', /\.node: /],
+])
 
 /** The packages that have a binary, by the names that the loader of napi-rs looks for. */
 const PACKAGES = ['x64-gnu', 'x64-musl', 'arm64-gnu', 'arm64-musl'].map(
@@ -81,12 +92,14 @@ export function explainUnavailable(
     const message = `io_uring is a part of Linux, and this is ${platform}.`
     return { code: 'ENOSYS', errno: undefined, message, help: 'Run it on Linux.' }
   }
-  if (typeof failure !== 'number' && !foundButNotLoaded(failure)) return noBinary(failure)
-  let code = 'ERR_DLOPEN_FAILED'
+  let code: string | undefined
   let errno: number | undefined
   if (typeof failure === 'number') {
     errno = -Math.abs(failure)
     code = errnoWords(errno)[0]
+  } else {
+    code = codeOfLoading(failure)
+    if (code === undefined) return noBinary(failure)
   }
   const unknown = ['The kernel refused to set up a ring.', 'See io_uring_setup(2).'] as const
   const [message, help] = UNAVAILABLE[code] ?? unknown
@@ -144,11 +157,19 @@ function atVersion(): string {
   }
 }
 
-/** True if some binary was found: the loader of napi-rs tries several and chains what they threw. */
-function foundButNotLoaded(failure: unknown, depth = 0): boolean {
-  if (!(failure instanceof Error) || depth > CHAIN_MAX) return false
-  // dlopen(3) begins its messages with the path; not every loader keeps the code.
+/**
+ * Why a binary that was found is not loaded; undefined if none was: the loader of napi-rs tries several and
+ * chains what they threw.
+ */
+function codeOfLoading(failure: unknown, depth = 0): string | undefined {
+  if (!(failure instanceof Error) || depth > CHAIN_MAX) return undefined
   const { code } = failure as { code?: unknown }
-  if (code === 'ERR_DLOPEN_FAILED' || /\.node: /.test(failure.message)) return true
-  return [failure.cause].flat().some((cause) => foundButNotLoaded(cause, depth + 1))
+  for (const [known, words] of LOADING) {
+    if (code === known || words.test(failure.message)) return known
+  }
+  for (const cause of [failure.cause].flat()) {
+    const found = codeOfLoading(cause, depth + 1)
+    if (found !== undefined) return found
+  }
+  return undefined
 }

@@ -4,16 +4,19 @@
  */
 import { randomFillSync } from 'node:crypto'
 import {
+  accessSync,
   closeSync,
   constants,
   openSync,
   readFileSync,
   rmSync,
+  type Stats,
   statSync,
   writeFileSync,
 } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { availableParallelism, loadavg, release } from 'node:os'
+import { dirname } from 'node:path'
 import { Queue } from '../queue.js'
 import { chart, type Group } from './bench/chart.js'
 import { type Cell, type Kind, type Side, sideNames, sidesOf, type Target } from './bench/sides.js'
@@ -64,7 +67,9 @@ export const bench: Command = {
     const plan = planOf(args)
     const queue = new Queue({ backend: 'io_uring' })
     try {
-      const isOurs = statSync(plan.path, { throwIfNoEntry: false }) === undefined
+      const there = statSync(plan.path, { throwIfNoEntry: false })
+      const isOurs = there === undefined
+      if (plan.svg !== undefined) checkChart(plan.svg, there)
       if (plan.kind === 'write' && !isOurs && !plan.force) {
         throw new Failure(`${plan.path} exists, and writing destroys it; --force does so.`)
       }
@@ -81,6 +86,15 @@ export const bench: Command = {
       await queue.close()
     }
   },
+}
+
+/** Found out before anything is measured: the chart has a place, which is not the file's. */
+function checkChart(svg: string, measured: Stats | undefined): void {
+  const there = statSync(svg, { throwIfNoEntry: false })
+  if (there !== undefined && there.dev === measured?.dev && there.ino === measured.ino) {
+    throw new UsageError(`--svg ${svg} is the FILE itself.`)
+  }
+  accessSync(there === undefined ? dirname(svg) : svg, constants.W_OK)
 }
 
 /** What was asked for. */
@@ -167,12 +181,13 @@ async function make(queue: Queue, plan: Plan, progress: Progress): Promise<() =>
 async function openAll(queue: Queue, plan: Plan): Promise<Target> {
   const { path, kind, direct } = plan
   const access = kind === 'read' ? constants.O_RDONLY : constants.O_RDWR
+  // Before it is opened: a FIFO would wait for its other end.
+  const lengthBytes = lengthOf(path)
   const file = await queue.open(path, access, { direct }).catch((error) => {
     if (!direct || error.code !== 'EINVAL') throw error
     throw new Failure(`The file system of ${path} takes no direct I/O.`)
   })
   const flags = access | (direct ? O_DIRECT : 0)
-  const lengthBytes = lengthOf(path)
   const longest = Math.max(...plan.cells.map(({ sizeBytes }) => sizeBytes))
   if (lengthBytes < longest) {
     throw new Failure(`${path} has ${bytes(lengthBytes)}, which is no block of ${bytes(longest)}.`)

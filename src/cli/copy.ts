@@ -71,8 +71,8 @@ function destination(source: string, target: string, force: boolean): string {
     throw new Failure(`${source} and ${to} are the same file.`)
   }
   if (there.isDirectory()) throw new Failure(`${to} is a folder.`)
-  if (!force) throw new Failure(`${to} exists; --force overwrites it.`)
   if (!there.isFile()) throw new Failure(`${to} is no regular file.`)
+  if (!force) throw new Failure(`${to} exists; --force overwrites it.`)
   return to
 }
 

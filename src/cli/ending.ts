@@ -46,8 +46,9 @@ export function watchEnd(): void {
   }
   // Whoever reads our output may have had enough (`| head`): SIGPIPE, which Node ignores.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error
-    process.exit(128 + 13)
+    if (error.code === 'EPIPE') process.exit(128 + 13)
+    process.stderr.write(`node-uring: the output cannot be written: ${error.message}\n`)
+    process.exit(1)
   })
 }
 

@@ -6,10 +6,14 @@ import type { BigIntStats } from 'node:fs'
 import { ERRNO } from '../errno.js'
 import { STATX_BYTES, STATX_STATS } from '../stats.js'
 
-/** The negated number of an error of node:fs. One without is about an argument that it refuses. */
+/**
+ * The negated number of an error of node:fs. One without is of Node's permission model, or about an argument
+ * that it refuses.
+ */
 export function errnoOf(error: unknown): number {
-  const { errno } = error as NodeJS.ErrnoException
-  return typeof errno === 'number' && errno < 0 ? errno : -ERRNO.EINVAL
+  const { errno, code } = error as NodeJS.ErrnoException
+  if (typeof errno === 'number' && errno < 0) return errno
+  return code === 'ERR_ACCESS_DENIED' ? -ERRNO.EACCES : -ERRNO.EINVAL
 }
 
 /**

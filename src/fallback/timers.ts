@@ -1,7 +1,8 @@
 /**
  * Timers of the fallback: never early, and wanted as far as the queue is: while it is not, the process
- * may end before they are due.
+ * may end before they are due. They are Node's own, whatever a test has put in the place of the globals.
  */
+import { clearTimeout, setTimeout } from 'node:timers'
 
 /** The longest that a timer of Node waits, in milliseconds. */
 const TIMER_MS_MAX = 2 ** 31 - 1

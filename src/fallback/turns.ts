@@ -4,6 +4,7 @@
  * callback and never from within a call. Chains, drains and time limits keep the order that
  * `crates/core/src/operation.rs` gives them.
  */
+import { clearImmediate, clearTimeout, setImmediate, setTimeout } from 'node:timers'
 import {
   type Deliver,
   FLAG_DRAIN,

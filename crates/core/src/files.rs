@@ -3,7 +3,10 @@
 //! A handle of a closed file never reaches the file that got its place. Where the kernel allows it
 //! the table is mirrored in the ring's registered file table, at the same indices.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use io_uring::squeue::{Entry, Flags};
+use rustix::termios::isatty;
 
 /// Most files open at once in one queue.
 pub const FILES_MAX: usize = 1 << INDEX_BITS;
@@ -54,13 +57,29 @@ pub enum FileKind {
     Direct,
     /// A socket, which has no positions: it refuses all but 0 with ESPIPE (`sock_read_iter` in Linux).
     Socket,
+    /// A terminal: a write that it does not take whole, or a read of what comes slowly (VMIN of termios(3)),
+    /// waits within the enter that submits it, because there is room for some, or some there
+    /// (`io_file_supports_nowait` and `n_tty_write` in Linux).
+    Terminal,
 }
 
 impl FileKind {
-    /// Of what was opened with O_DIRECT or without.
+    /// Of what is open, with O_DIRECT or without.
     #[must_use]
-    pub const fn opened(direct: bool) -> Self {
-        if direct { Self::Direct } else { Self::Plain }
+    pub fn of(descriptor: impl AsFd, direct: bool) -> Self {
+        match direct {
+            true => Self::Direct,
+            // TCGETS: all but terminals refuse it before they look at anything.
+            false if isatty(descriptor) => Self::Terminal,
+            false => Self::Plain,
+        }
+    }
+
+    /// The entry of a transfer that leaves the thread alone that submits it.
+    #[inline]
+    #[must_use]
+    pub(crate) fn apart(self, entry: Entry) -> Entry {
+        if self == Self::Terminal { entry.flags(Flags::ASYNC) } else { entry }
     }
 
     /// Whether it was opened O_DIRECT.
@@ -91,7 +110,7 @@ pub enum BadFile {
     Full,
 }
 
-struct Entry {
+struct Place {
     generation: u32,
     descriptor: Option<OwnedFd>,
     kind: FileKind,
@@ -102,7 +121,7 @@ struct Entry {
 /// The table.
 #[derive(Default)]
 pub struct Files {
-    entries: Vec<Entry>,
+    entries: Vec<Place>,
     free: Vec<u32>,
     /// Places in the ring's registered table; 0 when there is none.
     registered_places: u32,
@@ -128,7 +147,7 @@ impl Files {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.entries.len() < FILES_MAX => {
-                self.entries.push(Entry {
+                self.entries.push(Place {
                     generation: 0,
                     descriptor: None,
                     kind: FileKind::Plain,
@@ -163,7 +182,7 @@ impl Files {
     }
 
     #[inline]
-    fn find(&mut self, handle: FileHandle) -> Result<&mut Entry, BadFile> {
+    fn find(&mut self, handle: FileHandle) -> Result<&mut Place, BadFile> {
         match self.entries.get_mut(handle.index()) {
             Some(entry)
                 if entry.descriptor.is_some()

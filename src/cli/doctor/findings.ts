@@ -237,6 +237,9 @@ function binary({ facts, ring, binary }: Case): Finding {
     const help = `It is of version ${binary.version} and the package of ${our.version}: ${installs(facts)}.`
     return { name, status: 'warning', found, help }
   }
+  if (ring.reason?.code === 'ERR_DLOPEN_DISABLED') {
+    return { name, status: 'failure', found: 'not loaded', help: ring.reason.help }
+  }
   if (ring.reason?.code === 'ERR_DLOPEN_FAILED') {
     const found = `found, but it cannot be loaded${override === null ? '' : `: ${override}`}`
     const help =
@@ -275,7 +278,7 @@ function ring({ ring }: Case): Finding {
   if (ring.reason !== null) {
     const { code, message, help } = ring.reason
     const found = `none (${code}): ${message}`
-    const isBinary = code === 'MODULE_NOT_FOUND' || code === 'ERR_DLOPEN_FAILED'
+    const isBinary = code === 'MODULE_NOT_FOUND' || code.startsWith('ERR_DLOPEN')
     return { name, status: 'failure', found, help: isBinary ? 'See binary, above.' : help }
   }
   const { entries = 0, cqEntries = 0, setupFlags = [], reap = '' } = ring.capabilities ?? {}

@@ -3,12 +3,12 @@
 //!
 //! Node finalizes an external buffer when its memory is freed, and also when the environment ends,
 //! even if the memory lives on: `ArrayBuffer.prototype.transfer` (Node 22) makes a buffer that can be
-//! posted to another thread. So when Node finalizes the first buffer at the end of an environment we
+//! posted to another thread, and so does a byte stream (`ReadableStream`, also of Node 20). So when Node finalizes the first buffer at the end of an environment we
 //! look at all the others, which it has not touched yet: one that is detached or gone, and was not
 //! given back, was moved, and its memory is kept mapped for ever. Of the first we cannot know, and
 //! Node begins with the newest: so after each turn in which something was exposed, the newest is made
 //! one that nobody has. (When a thread is ended within such a turn, the memory of the first is kept,
-//! too.) Where buffers cannot be moved (Node 20) nothing is kept.
+//! too.)
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -46,8 +46,6 @@ struct Registry {
     next: u64,
     /// By the address of their first byte.
     live: HashMap<usize, Live>,
-    /// Whether buffers can be moved here, which a thread finds out once.
-    movable: bool,
     /// Whether the environment has begun to end, and moved buffers were seen to.
     ending: bool,
     /// The buffer that nobody has, and whether it is the newest.
@@ -78,9 +76,6 @@ pub unsafe fn expose(
     shared: Weak<Shared>,
 ) -> Option<sys::napi_value> {
     let number = REGISTRY.with_borrow_mut(|registry| {
-        if registry.next == 0 {
-            registry.movable = can_move(env);
-        }
         registry.next += 1;
         registry.guarded = false;
         registry.next
@@ -100,7 +95,10 @@ pub unsafe fn expose(
             &raw mut buffer,
         );
         if !check(made) {
-            drop(Box::from_raw(hint));
+            // What V8 refuses Node has finalized (`node::Buffer::New`); refused before, it is still ours.
+            if made != sys::Status::napi_generic_failure {
+                drop(Box::from_raw(hint));
+            }
             return None;
         }
         sys::napi_create_reference(env, buffer, 0, &raw mut reference);
@@ -147,7 +145,7 @@ fn forget(env: sys::napi_env, live: Option<Live>) {
 /// The turn is over. If something was exposed in it, makes the newest buffer one that nobody has.
 pub fn end_turn(env: sys::napi_env) {
     let before = REGISTRY.with_borrow_mut(|registry| {
-        if registry.guarded || !registry.movable || registry.ending {
+        if registry.guarded || registry.next == 0 || registry.ending {
             return None;
         }
         registry.guarded = true;
@@ -202,9 +200,6 @@ fn keep_moved(env: sys::napi_env, first: Option<u64>) {
     let Some(_scope) = Scope::open(env) else { return };
     REGISTRY.with_borrow_mut(|registry| {
         registry.ending = true;
-        if !registry.movable {
-            return;
-        }
         for live in registry.live.values().filter(|live| live.env == env) {
             // Of the first we cannot know who detached it.
             if Some(live.number) == first || was_moved(live) {
@@ -237,36 +232,5 @@ fn is_ending(env: sys::napi_env) -> bool {
     unsafe {
         sys::napi_get_undefined(env, &raw mut undefined);
         !check(sys::napi_coerce_to_bool(env, undefined, &raw mut truth))
-    }
-}
-
-/// Whether this runtime can move an external buffer: `ArrayBuffer.prototype.transfer` exists.
-fn can_move(env: sys::napi_env) -> bool {
-    let (mut global, mut class, mut prototype) =
-        (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
-    let mut has = true;
-    // SAFETY: called from a function of JavaScript, so a handle scope is open; names end with NUL;
-    // out-pointers are locals.
-    unsafe {
-        let found = check(sys::napi_get_global(env, &raw mut global))
-            && check(sys::napi_get_named_property(
-                env,
-                global,
-                c"ArrayBuffer".as_ptr(),
-                &raw mut class,
-            ))
-            && check(sys::napi_get_named_property(
-                env,
-                class,
-                c"prototype".as_ptr(),
-                &raw mut prototype,
-            ))
-            && check(sys::napi_has_named_property(
-                env,
-                prototype,
-                c"transfer".as_ptr(),
-                &raw mut has,
-            ));
-        !found || has
     }
 }

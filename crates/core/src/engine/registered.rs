@@ -29,7 +29,8 @@ impl Engine {
     pub fn take_opened(&mut self, slot: u32) -> Result<(FileHandle, RawFd), BadFile> {
         match self.in_flight.take_payload(slot) {
             Some(Payload::Opened { descriptor, direct }) => {
-                self.add_file(descriptor, FileKind::opened(direct))
+                let kind = FileKind::of(&descriptor, direct);
+                self.add_file(descriptor, kind)
             }
             _ => Err(BadFile::Unknown),
         }
@@ -49,7 +50,7 @@ impl Engine {
         }
         let file = File::from(ring::own_descriptor(fd));
         let is_socket = file.metadata().is_ok_and(|of| of.file_type().is_socket());
-        let kind = if is_socket { FileKind::Socket } else { FileKind::opened(direct) };
+        let kind = if is_socket { FileKind::Socket } else { FileKind::of(&file, direct) };
         self.add_file(file.into(), kind).map(|(handle, _)| handle)
     }
 

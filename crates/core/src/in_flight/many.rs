@@ -149,7 +149,10 @@ impl Many {
     /// An entry of the kind, to be readdressed for each.
     fn template(&self) -> Entry {
         match self.memory {
-            Some(memory) => transfer_entry(self.opcode, self.target, self.fixed, memory, 0, 0),
+            Some(memory) => {
+                let (target, fixed) = (self.target, self.fixed);
+                self.kind.apart(transfer_entry(self.opcode, target, fixed, memory, 0, 0))
+            }
             None => opcode::Nop::new().build(),
         }
     }

@@ -73,6 +73,9 @@ fn transfer(
     held.chunk = Some(id);
     let fixed = fixed_slab(arena, id, direct);
     *entry = transfer_entry(opcode, target, fixed, address, position, request.modifiers());
+    if kind == FileKind::Terminal {
+        *entry = kind.apart(entry.clone());
+    }
     let length = request.length as u32;
     let copied_inline = opcode == Opcode::Read && !direct;
     Ok(if copied_inline { length } else { 0 })

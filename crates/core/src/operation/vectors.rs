@@ -43,13 +43,13 @@ pub(super) fn vectored(
     if let Some(refusal) = refused {
         return Err(refusal);
     }
-    Ok(on(target, |fd| {
+    Ok(kind.apart(on(target, |fd| {
         if opcode == Opcode::Readv {
             opcode::Readv::new(fd, pointer, count).offset(position).rw_flags(modifiers).build()
         } else {
             opcode::Writev::new(fd, pointer, count).offset(position).rw_flags(modifiers).build()
         }
-    }))
+    })))
 }
 
 /// One iovec for each vector. `chunks` has those that are held, also after a refusal.
