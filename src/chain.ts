@@ -163,7 +163,7 @@ export function startChain(operations: Operations, first: Operation): number {
     return OVER
   }
   const drains = (first.flags & FLAG_DRAIN) !== 0
-  if (stageChain(operations, members, batch)) operations.order.add(batch, drains)
+  if (stageChain(operations, members, batch)) operations.waiting.order.add(batch, drains)
   return STAGED
 }
 
@@ -202,11 +202,11 @@ export function goOnWithChain(
   const whole = members.every((op) => op.batch === batch)
   if (whole && (succeeded || batch.isHard) && !members.some((op) => op.cancelled)) {
     if (members.every((op) => copyAnew(operations, op))) {
-      if (!stageChain(operations, members, batch)) operations.order.delete(batch)
+      if (!stageChain(operations, members, batch)) operations.waiting.order.delete(batch)
       return
     }
   }
-  operations.order.delete(batch)
+  operations.waiting.order.delete(batch)
   endHeld(operations, members, batch)
 }
 

@@ -146,7 +146,7 @@ export class FileState {
   /** What it is now. */
   async look(limits?: Limits): Promise<ExactStats> {
     // This must not wait for others: they may wait for it.
-    if (this.operations.isFull) return this.#lookNow()
+    if (this.operations.waiting.isFull) return this.#lookNow()
     try {
       return exactStats(await this.statx(STATX_STATS, limits))
     } catch (error) {

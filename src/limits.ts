@@ -183,7 +183,7 @@ export class LimitKeeper implements WatchOver {
       this.#operations.cancelOne(op)
       if (op.watch === watch) last = op
     }
-    this.#operations.admit()
+    this.#operations.waiting.admit()
   }
 
   /** Has the kernel wake us when the earliest deadline comes. */
@@ -219,7 +219,7 @@ export class LimitKeeper implements WatchOver {
       this.#operations.cancelOne(op)
       some = true
     }
-    if (some) this.#operations.admit()
+    if (some) this.#operations.waiting.admit()
     this.#arm()
   }
 }

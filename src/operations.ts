@@ -13,7 +13,6 @@ import {
   FLAG_DRAIN,
   isOutgoing,
   MESSAGE_SLOT,
-  OP_CLOSE,
   OP_LINK_TIMEOUT,
   OP_NOP,
   OP_OPENAT,
@@ -45,7 +44,6 @@ import { refusedModifier } from './modifiers.js'
 import type { EngineOptions, Opened } from './native.js'
 import { Observer } from './observer.js'
 import type { BackendChoice } from './options.js'
-import { Order } from './order.js'
 import { Pipes } from './pipes.js'
 import { refusalError } from './refusals.js'
 import {
@@ -57,13 +55,11 @@ import {
   KIND_OUTSIDE,
   KIND_SHARE,
   KIND_TRANSFER,
-  type Line,
   type Operation,
   OVER,
   SLOTS_MAX,
   Slots,
   STAGED,
-  WAITS_FOR_MEMORY,
   WAITS_FOR_ORDER,
   WAITS_FOR_SLOT,
 } from './slots.js'
@@ -71,6 +67,7 @@ import { startBackend } from './start.js'
 import { noteSync } from './syncs.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
+import { Waiting } from './waiting.js'
 
 const { EALREADY, ECANCELED, EINTR, ENOENT, ENOTSUP, ETIME } = ERRNO
 
@@ -114,10 +111,7 @@ export class Operations {
   readonly kernel: Kernel
   readonly observer: Observer
   readonly slots: Slots = new Slots(SLOTS_MAX)
-  /** Whoever waits for their turn is let in once the event loop's work is done: this may be amidst it. */
-  readonly order: Order = new Order(() => {
-    if (this.slots.forOrder.head !== undefined) queueMicrotask(() => this.admit())
-  })
+  readonly waiting: Waiting = new Waiting(this)
   readonly messages: Messages = new Messages()
   /** Whether what may never end by itself, reads and timeouts, begins no more. */
   endsReads = false
@@ -154,12 +148,6 @@ export class Operations {
     this.volume = new Volume(this)
     this.pipes = new Pipes(this)
     this.limits = new LimitKeeper(this)
-  }
-
-  /** Whether a call that begins now waits for others. */
-  get isFull(): boolean {
-    const { isFull, forOrder } = this.slots
-    return isFull || forOrder.head !== undefined || this.order.holdsBack(false)
   }
 
   /** Operations under way. */
@@ -310,8 +298,7 @@ export class Operations {
 
   /** Stages the operation's next piece, or says that there is no room for it now. */
   start(op: Operation): number {
-    const drains = (op.flags & FLAG_DRAIN) !== 0
-    if (this.order.holdsBack(drains) && this.#isNew(op) && !isCancelled(op)) return WAITS_FOR_ORDER
+    if (this.waiting.holdsBack(op)) return WAITS_FOR_ORDER
     if (op.chain !== undefined) return startChain(this, op)
     if (op.cancelled) {
       this.finish(op, -ECANCELED)
@@ -342,11 +329,6 @@ export class Operations {
     return STAGED
   }
 
-  /** Whether it has a place in the order: a close waits for what uses its file, and for nothing else. */
-  #isNew(op: Operation): boolean {
-    return op.done === 0 && op.opcode !== OP_CLOSE && !this.order.has(op)
-  }
-
   /** Stages what moves no bytes; undefined, or the number of a refusal. */
   stageCall(op: Operation): number | undefined {
     const { opcode, flags, slot, offset, length, position, bytes } = op
@@ -375,7 +357,7 @@ export class Operations {
     } else {
       this.#failAll(-count)
     }
-    this.admit()
+    this.waiting.admit()
     this.messages.tell()
   }
 
@@ -451,72 +433,14 @@ export class Operations {
     else this.finish(op, result)
   }
 
-  /**
-   * Stages an operation, or the next piece of one under way, or lets it wait. Nothing overtakes those
-   * that wait for the same as it. What needs no memory does not wait behind what does: it may be what
-   * sets memory free (the write to a FIFO that reads wait on).
-   */
+  /** Stages an operation, or the next piece of one under way, or lets it wait. */
   begin(op: Operation): void {
     if (op.begun === 0 && op.done === 0 && this.observer.watches) {
       const traced = this.observer.begins(op)
-      this.#begin(op)
+      this.waiting.begin(op)
       if (traced !== undefined) this.observer.staged(traced)
     } else {
-      this.#begin(op)
-    }
-  }
-
-  #begin(op: Operation): void {
-    const { forSlot, forMemory, forOrder } = this.slots
-    // Cancelled between two pieces, or by whoever was told that it begins: it waits for nothing more.
-    if (isCancelled(op)) this.start(op)
-    else if (forOrder.head !== undefined && this.#isNew(op)) this.#wait(op, WAITS_FOR_ORDER)
-    else if (forMemory.head !== undefined && needsMemory(op)) this.#wait(op, WAITS_FOR_MEMORY)
-    else if (op.slot < 0 && forSlot.head !== undefined && op.opcode !== OP_CLOSE)
-      this.#wait(op, WAITS_FOR_SLOT)
-    else this.#wait(op, this.start(op))
-  }
-
-  /** Puts an operation where it waits, if that is what became of it. */
-  #wait(op: Operation, outcome: number): void {
-    if (outcome === WAITS_FOR_SLOT) {
-      if (op.chain !== undefined) this.#leaveSlots(op)
-      this.slots.forSlot.push(op)
-    } else if (outcome === WAITS_FOR_MEMORY) {
-      this.#leaveSlots(op)
-      this.slots.forMemory.push(op)
-    } else if (outcome === WAITS_FOR_ORDER) {
-      this.#leaveSlots(op)
-      this.slots.forOrder.push(op)
-    }
-  }
-
-  /** What waits for memory must not keep slots from those that need no memory. */
-  #leaveSlots(op: Operation): void {
-    for (const member of op.chain ?? [op]) this.slots.unassign(member)
-    if (op.companion === undefined) return
-    this.slots.give(op.companion)
-    op.companion = undefined
-  }
-
-  /** Stages those that waited, in their order, as far as there is room. */
-  admit(): void {
-    const { forSlot, forMemory, forOrder, waiting } = this.slots
-    if (waiting === 0) return
-    this.#admitFrom(forOrder, WAITS_FOR_ORDER)
-    this.#admitFrom(forMemory, WAITS_FOR_MEMORY)
-    this.#admitFrom(forSlot, WAITS_FOR_SLOT)
-  }
-
-  #admitFrom(line: Line, still: number): void {
-    for (let op = line.shift(); op !== undefined; op = line.shift()) {
-      const outcome = this.start(op)
-      if (outcome === still) {
-        if (still !== WAITS_FOR_SLOT) this.#leaveSlots(op)
-        line.unshift(op)
-        return
-      }
-      this.#wait(op, outcome)
+      this.waiting.begin(op)
     }
   }
 
@@ -553,7 +477,7 @@ export class Operations {
     const { resolve, file, other, companion, batch, index, whole } = op
     if (op.begun !== 0) this.observer.ends(op, value)
     if (op.limited) this.limits.release(op)
-    this.order.delete(op)
+    this.waiting.order.delete(op)
     if (companion !== undefined) this.slots.give(companion)
     if (whole?.step === op) whole.step = undefined
     this.slots.give(op)
@@ -573,8 +497,9 @@ export class Operations {
 
   /** Whether an operation uses this buffer, or will; where the engine knows of what is staged, any other. */
   #uses(buffer: ArrayBufferLike, engineKnows: boolean): boolean {
-    const { slots, order, feeding } = this
-    if (engineKnows && slots.waiting === 0 && feeding.size === 0 && !order.isBusy) return false
+    const { slots, feeding, waiting } = this
+    const isHeldBack = slots.waiting > 0 || feeding.size > 0 || waiting.order.isBusy
+    if (engineKnows && !isHeldBack) return false
     const isOfIt = (view: ArrayBufferView) => view.buffer === buffer
     for (const { view, batch, index } of slots.all()) {
       if (view !== undefined && isOfIt(view)) return true
@@ -598,7 +523,7 @@ export class Operations {
     const all = [...this.slots.all()].filter(chosen)
     const numbers = all.map((op) => op.number)
     for (const [at, op] of all.entries()) if (op.number === numbers[at]) this.cancelOne(op)
-    this.admit()
+    this.waiting.admit()
   }
 
   /**
@@ -663,15 +588,6 @@ export class Operations {
     this.#endAll(this.ended)
     return clean
   }
-}
-
-function isCancelled(op: Operation): boolean {
-  return op.chain === undefined ? op.cancelled : op.chain.some((member) => member.cancelled)
-}
-
-/** Whether it cannot be staged without bounce memory. */
-function needsMemory(op: Operation): boolean {
-  return op.chain === undefined ? op.bounced : op.chain.some((member) => member.bounced)
 }
 
 function bytesWrittenBy(op: Operation): number | undefined {

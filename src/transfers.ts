@@ -191,7 +191,7 @@ export class Transfers {
       return this.#operations.refused(op, refusal)
     }
     const drains = (op.flags & FLAG_DRAIN) !== 0
-    if (drains || op.done + op.piece < op.length) this.#operations.order.add(op, drains)
+    if (drains || op.done + op.piece < op.length) this.#operations.waiting.order.add(op, drains)
     this.#operations.took(op)
     if (chained) {
       op.expected = 1

@@ -1,0 +1,111 @@
+/**
+ * Operations that cannot be staged yet: for want of a slot, of memory to be copied through, or because a drain
+ * comes before them. Nothing overtakes those that wait for the same as it. What needs no memory does not wait
+ * behind what does: it may be what sets memory free (the write to a FIFO that reads wait on).
+ */
+import { FLAG_DRAIN, OP_CLOSE } from './backend.js'
+import type { Operations } from './operations.js'
+import { Order } from './order.js'
+import {
+  type Line,
+  type Operation,
+  WAITS_FOR_MEMORY,
+  WAITS_FOR_ORDER,
+  WAITS_FOR_SLOT,
+} from './slots.js'
+
+export class Waiting {
+  readonly #operations: Operations
+  /** Whoever waits for it is let in once the event loop's work is done: this may be amidst it. */
+  readonly order: Order = new Order(() => {
+    if (this.#operations.slots.forOrder.head !== undefined) queueMicrotask(() => this.admit())
+  })
+
+  constructor(operations: Operations) {
+    this.#operations = operations
+  }
+
+  /** Whether a call that begins now waits for others. */
+  get isFull(): boolean {
+    const { isFull, forOrder } = this.#operations.slots
+    return isFull || forOrder.head !== undefined || this.order.holdsBack(false)
+  }
+
+  /** Whether it is not the operation's turn. */
+  holdsBack(op: Operation): boolean {
+    const drains = (op.flags & FLAG_DRAIN) !== 0
+    return this.order.holdsBack(drains) && this.#isNew(op) && !isCancelled(op)
+  }
+
+  /** Whether it has a place in the order: a close waits for what uses its file, and for nothing else. */
+  #isNew(op: Operation): boolean {
+    return op.done === 0 && op.opcode !== OP_CLOSE && !this.order.has(op)
+  }
+
+  /** Starts an operation, unless it has to wait. */
+  begin(op: Operation): void {
+    const operations = this.#operations
+    const { forSlot, forMemory, forOrder } = operations.slots
+    // Cancelled between two pieces, or by whoever was told that it begins: it waits for nothing more.
+    if (isCancelled(op)) operations.start(op)
+    else if (forOrder.head !== undefined && this.#isNew(op)) this.#wait(op, WAITS_FOR_ORDER)
+    else if (forMemory.head !== undefined && needsMemory(op)) this.#wait(op, WAITS_FOR_MEMORY)
+    else if (op.slot < 0 && forSlot.head !== undefined && op.opcode !== OP_CLOSE)
+      this.#wait(op, WAITS_FOR_SLOT)
+    else this.#wait(op, operations.start(op))
+  }
+
+  /** Puts an operation where it waits, if that is what became of it. */
+  #wait(op: Operation, outcome: number): void {
+    const { forSlot, forMemory, forOrder } = this.#operations.slots
+    if (outcome === WAITS_FOR_SLOT) {
+      if (op.chain !== undefined) this.#leaveSlots(op)
+      forSlot.push(op)
+    } else if (outcome === WAITS_FOR_MEMORY) {
+      this.#leaveSlots(op)
+      forMemory.push(op)
+    } else if (outcome === WAITS_FOR_ORDER) {
+      this.#leaveSlots(op)
+      forOrder.push(op)
+    }
+  }
+
+  /** What waits for something else must not keep slots from those that need nothing but them. */
+  #leaveSlots(op: Operation): void {
+    const { slots } = this.#operations
+    for (const member of op.chain ?? [op]) slots.unassign(member)
+    if (op.companion === undefined) return
+    slots.give(op.companion)
+    op.companion = undefined
+  }
+
+  /** Starts those that waited, in their order, as far as there is room. */
+  admit(): void {
+    const { forSlot, forMemory, forOrder, waiting } = this.#operations.slots
+    if (waiting === 0) return
+    this.#admitFrom(forOrder, WAITS_FOR_ORDER)
+    this.#admitFrom(forMemory, WAITS_FOR_MEMORY)
+    this.#admitFrom(forSlot, WAITS_FOR_SLOT)
+  }
+
+  #admitFrom(line: Line, still: number): void {
+    for (let op = line.shift(); op !== undefined; op = line.shift()) {
+      const outcome = this.#operations.start(op)
+      if (outcome === still) {
+        if (still !== WAITS_FOR_SLOT) this.#leaveSlots(op)
+        line.unshift(op)
+        return
+      }
+      this.#wait(op, outcome)
+    }
+  }
+}
+
+function isCancelled(op: Operation): boolean {
+  return op.chain === undefined ? op.cancelled : op.chain.some((member) => member.cancelled)
+}
+
+/** Whether it cannot be staged without bounce memory. */
+function needsMemory(op: Operation): boolean {
+  return op.chain === undefined ? op.bounced : op.chain.some((member) => member.bounced)
+}
