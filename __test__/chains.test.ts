@@ -3,7 +3,7 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import { type BatchOperation, op, type Queue } from 'node-uring'
+import { type BatchOperation, op, type Queue, type Stats } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, isPending, ring, thrown, told } from './helpers/ring.js'
@@ -15,7 +15,7 @@ const MIB = 1 << 20
 const SLOTS = 65_536
 
 /** The codes of failed results, and what the others came to. */
-function outcomes(results: readonly (number | Error)[]): (number | string)[] {
+function outcomes(results: readonly (number | Error | Stats)[]): (number | string)[] {
   return results.map((result) =>
     typeof result === 'number' ? result : String((result as { code?: unknown }).code),
   )
@@ -99,16 +99,23 @@ test('whatever fails ends a soft chain, also where the kernel would go on; and n
   const other = await queue.open(scratch(t), 'w')
   const stream = await queue.open(fifo(t), 'r+')
   const bad = await queue.open(scratch(t), 'w')
-  const kinds: [string, BatchOperation][] = [
+  const kinds: [string, BatchOperation<number | Stats>][] = [
     ['EINVAL', op.fsync(stream)],
     ['EINVAL', op.datasync(stream)],
     ['EINVAL', op.truncate(readOnly, 0)],
     ['ENOENT', op.rename(`${at}/x`, `${at}/y`)],
+    ['ENOTDIR', op.link(`${at}/x`, `${at}/y`)],
+    ['ENOTDIR', op.stat(`${at}/x`)],
+    ['EEXIST', op.symlink('x', at)],
+    ['EEXIST', op.mkdir(at)],
     ['ENOENT', failing],
     ['EBADF', op.read(bad, Buffer.alloc(1), 0)],
     ['EBADF', op.write(readOnly, Buffer.alloc(1), 0)],
     ['ETIME', op.timeout(5, { count: 60_000 })],
   ]
+  if (BACKEND === 'io_uring') {
+    kinds.push(['EBADF', op.allocate(readOnly, 0, 1)], ['ESPIPE', op.syncRange(stream)])
+  }
   for (const [expected, failed] of kinds) {
     const code = expected === 'ENOENT' && failed !== failing ? 'ENOTDIR' : expected
     for (const bound of [[], [op.linkTimeout(20_000)]]) {
@@ -511,6 +518,64 @@ test('a file is copied by linked pairs of a read and a write', async (t) => {
   const [from, to] = [scratch(t, content), scratch(t)]
   await copy(queue, from, to, 10_000)
   t.true(fs.readFileSync(to).equals(content))
+  assertIdle(t, queue)
+})
+
+test('a chain whose buffer goes away while it waits for memory ends whole, and leaves nothing behind', async (t) => {
+  const queue = ring(t, { bounceBytes: 2 * MIB })
+  const stream = await queue.open(fifo(t), 'r+')
+  const at = scratch(t)
+  const file = await queue.open(at, 'w')
+  for (const link of ['soft', 'hard'] as const) {
+    const reading = stream.readAt(Buffer.alloc(MIB), 0)
+    const [here, gone] = [Buffer.alloc(MIB), Buffer.from(new ArrayBuffer(MIB))]
+    const list = [op.write(file, here, 0), op.write(file, gone, MIB), op.nop()]
+    const chain = queue.submit(list, { link })
+    t.true(await isPending(chain, 20))
+    structuredClone(gone.buffer, { transfer: [gone.buffer] })
+    fs.writeSync(stream.fd, 'x')
+    t.is(await reading, 1)
+    const code = 'ERR_URING_BUFFER_DETACHED'
+    t.deepEqual(outcomes(await chain), ['ECANCELED', code, 'ECANCELED'], link)
+    assertIdle(t, queue)
+  }
+  t.is(fs.statSync(at).size, 0)
+})
+
+test('a chain with what the engine refuses ends whole, and leaves nothing behind', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'w')
+  // What has not been submitted is cancelled; node:fs has begun by then, and goes on with a hard chain.
+  const isRing = BACKEND === 'io_uring'
+  const [first, size] = isRing ? ['ECANCELED', 0] : [100, 100]
+  // No kernel would look at it.
+  const long = '/x'.repeat(5000)
+  const write = op.write(file, Buffer.alloc(100), 0)
+  for (const link of isRing ? (['soft', 'hard'] as const) : (['soft'] as const)) {
+    const list = [write, op.rename(at, long), write, op.fsync(file), write]
+    const expected = [first, 'ENAMETOOLONG', ...times(3, 'ECANCELED')]
+    t.deepEqual(outcomes(await queue.submit(list, { link })), expected, link)
+    assertIdle(t, queue)
+  }
+  t.is(fs.statSync(at).size, size)
+})
+
+test('what follows a cancelled read in a chain does not begin, though it waits for the copy', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const at = scratch(t)
+  const file = await queue.open(at, 'w')
+  for (const link of ['soft', 'hard'] as const) {
+    const controller = new AbortController()
+    const memory = Buffer.alloc(100)
+    const list = [op.read(stream, memory, 0), op.write(file, memory, 0)]
+    const chain = queue.submit(list, { link, signal: controller.signal })
+    t.true(await isPending(chain, 20))
+    controller.abort()
+    t.deepEqual(outcomes(await chain), ['ABORT_ERR', 'ABORT_ERR'], link)
+    t.is(fs.statSync(at).size, 0)
+  }
   assertIdle(t, queue)
 })
 
