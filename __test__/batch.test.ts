@@ -24,6 +24,18 @@ function transfer(view: ArrayBufferView): void {
   structuredClone(view.buffer, { transfer: [view.buffer as ArrayBuffer] })
 }
 
+/** How many descriptors of this process are open on a file. */
+function descriptorsOf(path: string): number {
+  return fs.readdirSync('/proc/self/fd').filter((fd) => {
+    try {
+      return fs.readlinkSync(`/proc/self/fd/${fd}`) === fs.realpathSync(path)
+    } catch {
+      // That of the folder itself.
+      return false
+    }
+  }).length
+}
+
 /** Files that a test drops would be closed when they are collected: an operation nobody counts on. */
 const kept: File[] = []
 
@@ -276,6 +288,25 @@ test('operations on a file that was closed give EBADF, and the others are done',
   t.is((await rejection(queue.submit([]))).code, 'ERR_URING_CLOSED')
 })
 
+test('operations that come while their file closes give EBADF, and it waits for what came before', async (t) => {
+  const queue = ring(t)
+  const [stream, other] = [await queue.open(fifo(t), 'r+'), await queue.open(scratch(t), 'w')]
+  for (const link of ['none', 'soft', 'hard'] as const) {
+    const file = await queue.open(stream.path as string, 'r+')
+    const reading = file.readAt(Buffer.alloc(1), 0)
+    const closing = file.close()
+    const list = [op.read(file, Buffer.alloc(1), 0), op.splice(file, other, 1), op.close(file)]
+    const results = queue.submit(link === 'none' ? list : list.slice(0, 1), { link })
+    t.true(await isPending(Promise.race([reading, closing]), 20), link)
+    fs.writeSync(stream.fd, 'x')
+    t.is(await reading, 1)
+    await closing
+    t.deepEqual(outcomes(await results), link === 'none' ? ['EBADF', 'EBADF', 0] : ['EBADF'])
+  }
+  await other.close()
+  assertIdle(t, queue)
+})
+
 test('an operation whose buffer went away before the batch gives an error, and the others are done', async (t) => {
   const queue = ring(t)
   const [file] = await twoFiles(t, queue)
@@ -399,6 +430,22 @@ test('a batch is over when its queue or file is closed with a time: all that was
   }
 })
 
+test('what a batch has not begun does not begin on a file that is closed with a time, on either side', async (t) => {
+  const queue = ring(t)
+  const [busy, ends] = [await queue.open(fifo(t), 'r+'), await queue.open(fifo(t), 'r+')]
+  const other = await queue.open(scratch(t), 'w')
+  // As many as go at once, and what waits behind them.
+  const reads = Array.from({ length: 1024 }, () => op.read(busy, Buffer.alloc(1), 0))
+  const batch = queue.submit([...reads, op.splice(ends, other, 10), op.splice(other, ends, 10)])
+  await queue.nop()
+  t.is((await rejection(ends.close({ timeoutMs: 0 }))).code, 'ERR_URING_BUSY')
+  await busy.close({ timeoutMs: 0 })
+  t.deepEqual([...new Set(outcomes(await batch))], ['ABORT_ERR'])
+  // Nothing counts on it any more.
+  await other.close()
+  assertIdle(t, queue)
+})
+
 // ---- very many ------------------------------------------------------------------------------------
 
 test.serial(
@@ -460,6 +507,7 @@ test('a batch that rejects closes the files that it opened', async (t) => {
   const list = [op.open(path), op.open('/nowhere/at/all'), op.open(path, 'r+')]
   t.is((await rejection(queue.submit(list, { throwOnError: true }))).code, 'ENOENT')
   t.is(queue.stats().files, 0)
+  t.is(descriptorsOf(path), 0, 'it rejects when they are closed')
   const [one, error, other] = await queue.submit(list)
   t.true(error instanceof Error)
   t.is(queue.stats().files, 2)

@@ -257,6 +257,19 @@ test('a chain on a file that was closed: soft ends there, hard goes on without i
     'ECANCELED',
   ])
   t.deepEqual(outcomes(await queue.submit(list, { link: 'hard' })), [0, 'EBADF', 'ECANCELED', 0, 0])
+  // Its bound goes with it, and bounds nothing else.
+  for (const [before, expected] of [
+    [[op.timeout(50)], [0]],
+    [[], []],
+  ]) {
+    const bound = [...(before as BatchOperation[]), sync, op.linkTimeout(1), op.nop()]
+    t.deepEqual(outcomes(await queue.submit(bound, { link: 'hard' })), [
+      ...(expected as number[]),
+      'EBADF',
+      'ECANCELED',
+      0,
+    ])
+  }
   t.deepEqual(outcomes(await queue.submit([sync, op.nop()], { link: 'soft' })), [
     'EBADF',
     'ECANCELED',
@@ -327,6 +340,7 @@ for (const entries of [2, 8, 1024]) {
 test('a chain that copies more than there can ever be memory for is refused, and nothing is staged', async (t) => {
   const queue = ring(t, { bounceBytes: 4 * MIB })
   const file = await queue.open(scratch(t), 'w+')
+  const direct = await queue.open(file.path as string, 'r', { direct: true })
   const { submitted } = queue.stats()
   const [big, mine] = [Buffer.alloc(MIB + 1), queue.alloc(64 * MIB)]
   for (const list of [
@@ -334,6 +348,9 @@ test('a chain that copies more than there can ever be memory for is refused, and
     times(3, op.read(file, big, 0)),
     [op.write(file, Buffer.alloc(5 * MIB), 0)],
     [op.nop(), op.read(file, Buffer.alloc(4 * MIB + 1), 0)],
+    // With the blocks around it, which may be needed, each is more than 2 MiB.
+    times(2, op.read(direct, Buffer.alloc(2 * MIB), 1)),
+    times(2, op.read(direct, mine.subarray(1, 1 + 2 * MIB), 1)),
   ]) {
     const error = thrown(() => queue.submit(list, { link: 'soft' }))
     t.is(error.code, 'ERR_URING_UNSUPPORTED')
