@@ -2,12 +2,14 @@
 // small the ring. Guard bytes show that nothing is written but what was read.
 
 import fs from 'node:fs'
+import path from 'node:path'
 import { setImmediate, setTimeout } from 'node:timers/promises'
 import { POLL } from 'node-uring'
 import { checkMany, GUARD, MEMORIES } from './helpers/guards.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, type Caught, isPending, rejection, ring, thrown } from './helpers/ring.js'
-import { fifo, scratch } from './helpers/scratch.js'
+import { fifo, scratch, tmpfs } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
 import test, { BACKEND, type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
@@ -201,6 +203,16 @@ test('a direct file is read and written by whole blocks together, and others one
     const odd = memory(queue, 6000)
     const counts = await file.readMany(Float64Array.from(positions), Uint32Array.from(lengths), odd)
     checkMany(t, content, positions, lengths, counts, odd)
+    // Of whole blocks, but not where blocks begin.
+    const between = [1, block * 4 + 7, block * 9]
+    for (const places of [
+      Float64Array.from(between),
+      BigInt64Array.from(between.map((place) => BigInt(place))),
+    ]) {
+      const across = memory(queue, 3 * block)
+      const brought = await file.readMany(places, block, across)
+      checkMany(t, content, between, [block, block, block], brought, across)
+    }
     // Aligned, but the memory is not.
     const shifted = memory(queue, 32 * block + 1).subarray(1)
     checkMany(
@@ -235,7 +247,34 @@ test('a direct file is read and written by whole blocks together, and others one
   assertIdle(t, queue)
 })
 
+needs(test, { root: true })(
+  'one by one, too, a write that a full file system cuts short says how much it wrote',
+  async (t) => {
+    const queue = ring(t)
+    const at = path.join(tmpfs(t, 4 * MIB), 'file')
+    const file = await queue.open(at, 'w')
+    // Too long to go together.
+    const counts = await file.writeMany(Float64Array.of(0), 6 * MIB, Buffer.alloc(6 * MIB))
+    t.deepEqual([...counts], [fs.statSync(at).size])
+    await file.close()
+    assertIdle(t, queue)
+  },
+)
+
 // ---- what changes meanwhile -------------------------------------------------------------------------
+
+test('a close with a time ends a call that still asks what kind of file it has', async (t) => {
+  const queue = ring(t)
+  for (const memory of Object.values(MEMORIES)) {
+    const file = await queue.open(fifo(t), 'r+')
+    const target = memory(queue, 8)
+    const reading = file.readMany(Float64Array.of(0, 0), 4, target)
+    const closing = file.close({ timeoutMs: 0 })
+    t.is((await rejection(reading)).code, 'ABORT_ERR')
+    await closing
+  }
+  assertIdle(t, queue)
+})
 
 test('what the caller does to its arrays of numbers afterwards changes nothing', async (t) => {
   const queue = ring(t, { entries: 2 })
@@ -431,6 +470,17 @@ test('progress is told in order and ends with all of them, and what it throws en
     }),
   )
   t.is(error, boom)
+  // A few parts are under way by then, and no others begin.
+  const at = scratch(t)
+  const target = await queue.open(at, 'w')
+  const source = Buffer.alloc(64 * MIB)
+  const positions = Float64Array.from({ length: 1024 }, (_, i) => i * 65_536)
+  const onProgress = () => {
+    throw boom
+  }
+  t.is(await rejection(target.writeMany(positions, 65_536, source, { onProgress })), boom)
+  t.true(fs.statSync(at).size < 32 * MIB)
+  await target.close()
   assertIdle(t, queue)
 })
 
