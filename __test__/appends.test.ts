@@ -139,6 +139,26 @@ test('long appends and those with options keep their places among the others', a
   assertIdle(t, queue)
 })
 
+test('an append with limits keeps them among others', async (t) => {
+  const queue = ring(t)
+  const { at, file, before } = await log(t, queue)
+  const controller = new AbortController()
+  const [one, limited, late, other] = records(4) as [Buffer, Buffer, Buffer, Buffer]
+  const appended = [
+    file.append(one),
+    rejection(file.append(limited, { signal: controller.signal })),
+    rejection(file.append(late, { timeoutMs: 0 })),
+    file.append(other),
+  ]
+  controller.abort()
+  const [, aborted, timedOut] = (await Promise.all(appended)) as [number, Caught, Caught, number]
+  t.deepEqual([aborted.code, timedOut.code], ['ABORT_ERR', 'ERR_URING_TIMEOUT'])
+  const content = fs.readFileSync(at)
+  t.is(content.length, before + 2 * RECORD_BYTES)
+  t.true(content.includes(one) && content.includes(other))
+  assertIdle(t, queue)
+})
+
 test('what is gathered goes with flush, and before a batch that drains', async (t) => {
   const queue = ring(t)
   const { at, file, before } = await log(t, queue)

@@ -58,6 +58,29 @@ test('who comes when it has been submitted shares the next one, which begins whe
   assertIdle(t, queue)
 })
 
+test('who comes when it is over, and its record is another operation’s, has an fdatasync that began later', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w')
+  for (let i = 0; i < 20; i++) {
+    const { submitted } = queue.stats()
+    const beside = queue.nop()
+    const first = queue.commit(file)
+    let second: Promise<unknown> | undefined
+    const next = beside.then(() => {
+      const nops = [queue.nop(), queue.nop()]
+      second = queue.commit(file)
+      return Promise.all(nops)
+    })
+    queue.flush()
+    // Both are delivered together, as a rule, and who waits for the first is told first.
+    for (const since = performance.now(); performance.now() - since < 2; );
+    await Promise.all([first, next])
+    await second
+    t.is(queue.stats().submitted - submitted, 5)
+  }
+  assertIdle(t, queue)
+})
+
 test('what cannot be synced, is closed or is no file of the queue is refused', async (t) => {
   const queue = ring(t)
   const other = ring(t)

@@ -1,10 +1,11 @@
 // queue.replaceFile: all of the old or all of the new, and nothing left beside it, whatever happens.
 
+import { tracingChannel } from 'node:diagnostics_channel'
 import fs from 'node:fs'
 import path from 'node:path'
 import { Readable } from 'node:stream'
 import { setImmediate } from 'node:timers/promises'
-import { Queue } from 'node-uring'
+import { type OperationMessage, Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
@@ -47,6 +48,34 @@ test('a file is made or replaced, of any content', async (t) => {
   assertIdle(t, queue)
 })
 
+// Alone: it is told of all replacements of this process.
+test.serial(
+  'content is synced before it gets the name, and the folder before it is said so',
+  async (t) => {
+    const queue = ring(t)
+    const name = path.join(folder(t), 'file')
+    const settled: OperationMessage[] = []
+    const channels = tracingChannel<unknown, OperationMessage>('node-uring:operation')
+    const subscribers = { asyncEnd: (message: OperationMessage) => void settled.push(message) }
+    channels.subscribe(subscribers as never)
+    t.teardown(() => channels.unsubscribe(subscribers as never))
+    for (const content of ['made', 'replaced', ['in ', 'parts']]) {
+      settled.length = 0
+      await queue.replaceFile(name, content)
+      const steps = settled.filter(({ operation }) => /^(write|fsync|rename)$/.test(operation))
+      const writes = Array.isArray(content) ? content.map(() => 'write') : ['write']
+      const told = steps.map(({ operation }) => operation)
+      t.deepEqual(told, [...writes, 'fsync', 'rename', 'fsync'])
+      const [write, sync] = steps.slice(writes.length - 1)
+      t.is(sync?.fd, write?.fd, 'the file’s')
+      t.true(
+        settled.every(({ error }) => error === undefined || error.message.startsWith('ENOENT')),
+      )
+    }
+    assertIdle(t, queue)
+  },
+)
+
 test('the file is another one: who has the old one open keeps its content', async (t) => {
   const queue = ring(t)
   const name = path.join(folder(t), 'file')
@@ -81,11 +110,18 @@ needs(test, { root: true })('the owner is kept', async (t) => {
   const queue = ring(t)
   const name = path.join(folder(t), 'file')
   fs.writeFileSync(name, 'old', { mode: 0o6755 })
-  fs.chownSync(name, 1234, 2345)
-  fs.chmodSync(name, 0o6755)
-  await queue.replaceFile(name, 'new')
-  const { uid, gid } = fs.statSync(name)
-  t.deepEqual([uid, gid, permissions(name)], [1234, 2345, 0o6755])
+  // Also where one of the two is that of the process.
+  for (const [user, group] of [
+    [1234, 2345],
+    [0, 2345],
+    [1234, 0],
+  ] as const) {
+    fs.chownSync(name, user, group)
+    fs.chmodSync(name, 0o6755)
+    await queue.replaceFile(name, 'new')
+    const { uid, gid } = fs.statSync(name)
+    t.deepEqual([uid, gid, permissions(name)], [user, group, 0o6755])
+  }
 })
 
 test('links are followed to the file they lead to, or to the one they would make', async (t) => {
@@ -407,6 +443,7 @@ test('parts that fail, are none, or do not come leave what was there', async (t)
   await queue.sleep(20)
   controller.abort()
   t.is((await aborted).code, 'ABORT_ERR')
+  assertIdle(t, queue)
   for (const end of ['close', 'dispose'] as const) {
     for (const waitMs of [0, 1, 2, 5, 20]) {
       const other = ring(t)
