@@ -176,6 +176,7 @@ fn what_leaves_the_chunk_or_is_no_transfer_is_refused_and_holds_nothing() {
     assert!(!it.engine.is_busy());
     it.engine.stage_many(good()).expect("staged");
     assert_eq!(it.result(0), 4);
+    assert_eq!(it.complete(&close(1, file)), 0, "nothing holds the file");
 }
 
 #[test]
@@ -214,6 +215,26 @@ fn a_drain_waits_for_many_before_it_and_many_behind_it_wait_for_it() {
     assert_eq!(order[..2], [0, 1]);
     assert_eq!(it.results()[&1], -libc::ETIME);
     assert_eq!((it.results()[&2], it.results()[&3]), (5000, 0));
+}
+
+#[test]
+fn a_drain_that_is_over_at_once_comes_behind_many_that_were_not_submitted() {
+    let mut it = Loop::new(with_entries(8, 16));
+    it.engine.stage_many(many_nops(0, 5000)).expect("staged");
+    it.stage(&drain(nop(1)));
+    it.settle();
+    let order: Vec<u32> = it.done.iter().map(|done| done.slot).collect();
+    assert_eq!(order, [0, 1]);
+}
+
+#[test]
+fn many_do_not_wait_for_a_drain_that_was_cancelled() {
+    let mut it = Loop::new(small());
+    it.stage(&drain(nop(0)));
+    assert!(it.engine.cancel(0));
+    assert_eq!(it.result(0), CANCELED);
+    it.engine.stage_many(many_nops(1, 100)).expect("staged");
+    assert_eq!(it.result(1), 100);
 }
 
 #[test]

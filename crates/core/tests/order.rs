@@ -70,6 +70,25 @@ fn cancels_and_quiet_operations_do_not_wait_for_a_drain() {
 }
 
 #[test]
+fn a_drain_is_one_also_when_another_that_waits_is_cancelled() {
+    let mut it = Loop::new(small());
+    let (fifo, mut writer) = it.fifo();
+    let chunk = it.chunk(1);
+    it.stage(&read(0, fifo, chunk, (0, 1), 0));
+    let waits = Request { offset: TIMEOUT_SUCCEEDS, ..timeout(1, Duration::from_millis(20)) };
+    it.stage(&drain(waits));
+    it.stage(&drain(nop(2)));
+    it.stage(&nop(3));
+    it.stage(&nop(4));
+    it.until_block();
+    assert!(it.engine.cancel(2) && it.engine.cancel(3));
+    assert_eq!((it.result(2), it.result(3)), (CANCELED, CANCELED));
+    writer.write_all(b"x").expect("written");
+    it.settle();
+    assert_eq!(slots(&it), [0, 1, 4]);
+}
+
+#[test]
 fn drains_one_behind_the_other_run_one_by_one() {
     let mut it = Loop::new(with_entries(4, 8));
     for slot in 0..100 {

@@ -6,6 +6,8 @@
 //! those of one slot: which is the next, and what became of each.
 
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
