@@ -3,11 +3,19 @@
 
 import test from 'ava'
 import fc from 'fast-check'
-import { OP_FSYNC, OP_READ, OP_SYNC_FILE_RANGE, OP_WRITE } from '../src/backend.ts'
+import {
+  FLAG_DRAIN,
+  OP_FSYNC,
+  OP_READ,
+  OP_SPLICE,
+  OP_SYNC_FILE_RANGE,
+  OP_WRITE,
+  OP_WRITEV,
+} from '../src/backend.ts'
 import type { FileState } from '../src/file-state.ts'
 import { DSYNC } from '../src/modifiers.ts'
 import { Operation } from '../src/slots.ts'
-import { isSync, Syncs } from '../src/syncs.ts'
+import { isSync, noteSync, Syncs } from '../src/syncs.ts'
 
 const [EIO, ECANCELED, EINTR, ENOSPC] = [-5, -125, -4, -28]
 
@@ -91,6 +99,33 @@ test('nobody waits for one that is not submitted, is linked behind another, or d
   )
 })
 
+test('as it is noted, what drains runs by itself and what is linked behind another when that is over', (t) => {
+  const { syncs, results, begin, end } = watched()
+  const note = (opcode: number, flags: number, before?: Operation): Operation => {
+    const op = new Operation()
+    Object.assign(op, { opcode, flags, file: { dsync: false, syncs } })
+    noteSync(op, before)
+    return op
+  }
+  const write = note(OP_WRITE, 0)
+  t.is(write.sync, undefined)
+  const linked = note(OP_FSYNC, 0, write)
+  t.true(linked.sync !== undefined && write.follower === linked.sync)
+  const drains = note(OP_FSYNC, FLAG_DRAIN)
+  const beside = begin()
+  end(beside, 0)
+  t.is(results.get(beside), 0, 'neither runs beside it')
+  const plain = note(OP_FSYNC, 0)
+  const other = begin()
+  end(other, 0)
+  t.false(results.has(other), 'this one does')
+  for (const op of [plain, drains, linked]) end(op, 0)
+  t.deepEqual(
+    [other, plain, drains, linked].map((op) => results.get(op)),
+    [0, 0, 0, 0],
+  )
+})
+
 test('one that is cancelled is not held, and one that is held is cancelled without the others', (t) => {
   const { syncs, results, begin, end } = watched()
   const [first, second, third] = [begin(), begin(), begin()]
@@ -141,9 +176,11 @@ test('syncs are what syncs a file: fsync, sync_file_range, and writes that are t
     return isSync(op)
   }
   for (const opcode of [OP_FSYNC, OP_SYNC_FILE_RANGE]) t.true(told(opcode))
-  t.true(told(OP_WRITE, DSYNC))
-  t.true(told(OP_WRITE, 0, true))
-  t.false(told(OP_WRITE))
+  for (const opcode of [OP_WRITE, OP_WRITEV, OP_SPLICE]) {
+    t.true(told(opcode, DSYNC))
+    t.true(told(opcode, 0, true))
+    t.false(told(opcode))
+  }
   t.false(told(OP_READ, 0, true))
   op.file = undefined
   op.opcode = OP_FSYNC
