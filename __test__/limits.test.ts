@@ -237,6 +237,42 @@ test('a cancel is of one operation among 10,000 that are the same', async (t) =>
   assertIdle(t, queue)
 })
 
+test('an abort reaches all that wait, each of which settles while the others are looked for', async (t) => {
+  const queue = ring(t, { bounceBytes: 2 * MIB })
+  const stream = await queue.open(fifo(t), 'r+')
+  const holding = new AbortController()
+  const read = (signal: AbortSignal) => rejection(stream.readAt(Buffer.alloc(MIB), 0, { signal }))
+  const holds = [read(holding.signal), read(holding.signal)]
+  const controller = new AbortController()
+  const waiting = Array.from({ length: 5 }, () => read(controller.signal))
+  await queue.nop()
+  controller.abort()
+  for (const error of await Promise.all(waiting)) t.is(error.code, 'ABORT_ERR')
+  holding.abort()
+  await Promise.all(holds)
+  assertIdle(t, queue)
+})
+
+test('what waited behind what is aborted begins, though nothing else completes', async (t) => {
+  const queue = ring(t, { bounceBytes: 2 * MIB })
+  const stream = await queue.open(fifo(t), 'r+')
+  const file = await queue.open(scratch(t, pattern(100)))
+  const holding = new AbortController()
+  const held = rejection(stream.readAt(Buffer.alloc(MIB), 0, { signal: holding.signal }))
+  const controller = new AbortController()
+  const list = [op.read(file, Buffer.alloc(MIB), 0), op.read(file, Buffer.alloc(MIB), 0)]
+  const chain = queue.submit(list, { link: 'soft', signal: controller.signal })
+  // For this there is room, but it waits its turn.
+  const behind = file.readAt(Buffer.alloc(MIB), 0)
+  t.true(await isPending(behind, 20))
+  controller.abort()
+  t.is(await behind, 100)
+  for (const result of await chain) t.is((result as Caught).code, 'ABORT_ERR')
+  holding.abort()
+  await held
+  assertIdle(t, queue)
+})
+
 test('an abort that is too late changes nothing', async (t) => {
   const queue = ring(t)
   const file = await queue.open(scratch(t, pattern(1000)))
