@@ -48,6 +48,9 @@ impl Address {
     }
 }
 
+/// Bytes of a huge page of x86-64 and arm64 (with pages of 4 KiB).
+pub(super) const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// Memory from mmap, unmapped when the last reference goes: the arena's, or that of a buffer that
 /// JavaScript still holds.
 pub struct Mapping {
@@ -58,8 +61,25 @@ pub struct Mapping {
 impl Mapping {
     /// Maps zeroed, private memory that a fork does not copy: libuv forks plainly, and copying the
     /// page tables of a registered 64 MiB arena made each `spawn` 20 ms slower. Pages are faulted in
-    /// at first touch.
-    pub(super) fn new(length_bytes: usize) -> io::Result<Self> {
+    /// at first touch. With `huge` they are huge ones where the kernel has some to spare: it begins where
+    /// one does, at a multiple of [`HUGE_PAGE_BYTES`].
+    pub(super) fn new(length_bytes: usize, huge: bool) -> io::Result<Self> {
+        let spare_bytes = if huge { HUGE_PAGE_BYTES } else { 0 };
+        let mut mapping = Self::map(length_bytes.checked_add(spare_bytes).ok_or_else(no_memory)?)?;
+        if huge {
+            mapping.keep_aligned(length_bytes)?;
+            // SAFETY: the range is the mapping just made, whole; HUGEPAGE changes no content. A kernel that
+            // has no huge pages refuses.
+            let _ = unsafe {
+                madvise(mapping.start.as_ptr().cast(), length_bytes, Advice::LinuxHugepage)
+            };
+        }
+        // SAFETY: the range is the mapping just made, whole; DONTFORK changes no content.
+        unsafe { madvise(mapping.start.as_ptr().cast(), length_bytes, Advice::LinuxDontFork) }?;
+        Ok(mapping)
+    }
+
+    fn map(length_bytes: usize) -> io::Result<Self> {
         // SAFETY: an anonymous mapping at an address of the kernel's choosing touches no memory that
         // exists.
         let start = unsafe {
@@ -70,13 +90,29 @@ impl Mapping {
                 MapFlags::PRIVATE,
             )
         }?;
-        let Some(start) = NonNull::new(start.cast()) else {
-            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
-        };
-        let mapping = Self { start, length_bytes };
-        // SAFETY: the range is the mapping just made, whole; DONTFORK changes no content.
-        unsafe { madvise(mapping.start.as_ptr().cast(), length_bytes, Advice::LinuxDontFork) }?;
-        Ok(mapping)
+        let start = NonNull::new(start.cast()).ok_or_else(no_memory)?;
+        Ok(Self { start, length_bytes })
+    }
+
+    /// Unmaps all but `length_bytes` from the first place on where a huge page begins. There is room for
+    /// that much.
+    fn keep_aligned(&mut self, length_bytes: usize) -> io::Result<()> {
+        let from = self.start.as_ptr();
+        let before = from.align_offset(HUGE_PAGE_BYTES);
+        let behind = self.length_bytes - before - length_bytes;
+        // SAFETY: both ranges are of the mapping, and nobody knows of it yet.
+        unsafe {
+            if before > 0 {
+                munmap(from.cast(), before)?;
+                self.start = self.start.add(before);
+                self.length_bytes -= before;
+            }
+            if behind > 0 {
+                munmap(self.start.add(length_bytes).as_ptr().cast(), behind)?;
+            }
+        }
+        self.length_bytes = length_bytes;
+        Ok(())
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -88,6 +124,10 @@ impl Mapping {
     pub(super) const fn whole(&self) -> Address {
         Address { start: self.start, length_bytes: self.length_bytes }
     }
+}
+
+fn no_memory() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOMEM)
 }
 
 impl Drop for Mapping {

@@ -3,12 +3,17 @@
 
 use std::rc::Rc;
 
-use super::mapping::Mapping;
+use super::mapping::{HUGE_PAGE_BYTES, Mapping};
 use super::slab::{
     CHUNK_BYTES_MAX, CLASSES, Chunk, ChunkId, GENERATION_BITS, PAGE_BYTES, Registration, SLABS_MAX,
     Slab, class_of,
 };
 use super::{Arena, Exhausted, Pool};
+
+/// Chunks from this length on are in huge pages: of direct reads of 4 KiB into 8 MiB a disk did 4% more so
+/// (C: 9%). Cached reads gained nothing, smaller chunks would not, and the first byte that is touched brings
+/// 2 MiB in.
+const HUGE_CHUNK_BYTES_MIN: usize = 1 << 20;
 
 impl Arena {
     /// Takes a chunk of at least `length_bytes` for its owner. O(1) but for a new slab's mmap.
@@ -70,7 +75,8 @@ impl Arena {
             }
             None => return Err(Exhausted::Limit),
         };
-        let mapping = match Mapping::new(slab_bytes) {
+        let huge = chunk_bytes >= HUGE_CHUNK_BYTES_MIN && slab_bytes >= HUGE_PAGE_BYTES;
+        let mapping = match Mapping::new(slab_bytes, huge) {
             Ok(mapping) => Rc::new(mapping),
             Err(error) => {
                 self.vacant.push(number);

@@ -1,5 +1,6 @@
 //! Who holds a chunk, when it is given out again, and what is refused.
 
+use super::mapping::HUGE_PAGE_BYTES;
 use super::slab::class_of;
 use super::*;
 use proptest::prelude::*;
@@ -89,6 +90,23 @@ fn an_unused_slab_of_another_class_makes_room_at_the_limit() {
     assert!(arena.stats(Pool::Alloc).mapped_bytes <= 64 << 10, "the rest was unmapped");
     for _ in 0..4 {
         arena.take(Pool::Alloc, 65536).expect("64 KiB, where 4 KiB chunks were");
+    }
+}
+
+#[test]
+fn long_chunks_begin_where_huge_pages_do_and_are_all_there() {
+    let mut arena = Arena::new(ArenaOptions::default());
+    let (kib, mib) = (1 << 10, 1 << 20);
+    for (length, whole) in [(mib, 2), (2 * mib, 2), (3 * mib + 5, 4), (9 * mib - 4 * kib, 9)] {
+        let mapped = arena.stats(Pool::Alloc).mapped_bytes;
+        let id = arena.take(Pool::Alloc, length).expect("a chunk");
+        let slab = arena.slab(id).expect("its slab").1;
+        assert!((slab.as_ptr() as usize).is_multiple_of(HUGE_PAGE_BYTES), "{length}");
+        assert!(slab.len() >= length && slab.len() <= whole * mib, "{length}: {}", slab.len());
+        assert_eq!(arena.stats(Pool::Alloc).mapped_bytes - mapped, slab.len());
+        let bytes = arena.bytes(id, 0, length).expect("all of it");
+        bytes.fill(1);
+        assert!(bytes.iter().all(|&byte| byte == 1));
     }
 }
 
