@@ -168,6 +168,68 @@ test('what drains waits for all pieces of a long write, and what comes later for
   assertIdle(t, queue)
 })
 
+test('what drains waits for the rest of a read that is short, and of all parts of many', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const [COUNT, BYTES] = [512, 8192]
+  const all = Buffer.alloc(COUNT * BYTES, 'a')
+  const last = (COUNT - 1) * BYTES
+  const positions = Float64Array.from({ length: COUNT }, (_, index) => index * BYTES)
+  const write = (file: File, position: number) =>
+    queue.submit([op.write(file, Buffer.alloc(BYTES, 'b'), position)], { drain: true })
+  for (const isKnown of [false, true]) {
+    for (const memory of [Buffer.alloc(all.length), queue.alloc(all.length)]) {
+      fs.writeFileSync(at, all.subarray(0, 100))
+      const file = await queue.open(at, 'r+')
+      if (isKnown) await file.readMany(Float64Array.of(0), 1, memory)
+      const short = file.readAt(memory.subarray(0, 200), 0)
+      let drained = write(file, 100)
+      t.deepEqual([await short, await drained], [100, [BYTES]], `${isKnown}`)
+      fs.writeFileSync(at, all)
+      const calls = [
+        () => file.readMany(positions, BYTES, memory),
+        () => file.readMany(positions, BYTES, memory, { onProgress: () => {} }),
+        () => file.readvAt([memory.subarray(0, MIB), memory.subarray(MIB)], 0),
+      ]
+      for (const call of calls) {
+        memory.fill('.')
+        const read = call()
+        drained = write(file, last)
+        await read
+        t.is(memory.compare(all), 0, String(call))
+        await drained
+        t.is((await file.bytesAt(last, 1)).toString(), 'b')
+        await file.writeAt(all.subarray(0, BYTES), last)
+      }
+      await file.close()
+    }
+  }
+  assertIdle(t, queue)
+})
+
+test('what drains keeps its place among those that wait for memory to be copied through', async (t) => {
+  const queue = ring(t, { bounceBytes: 2 * MIB })
+  const at = scratch(t, Buffer.from('aaaa'))
+  const file = await queue.open(at, 'r+')
+  const longs = [1, 2].map(() => Buffer.alloc(MIB))
+  // They have all the memory.
+  const hold = () => longs.map((long) => file.readAt(long, 0))
+  let held = hold()
+  const mine = queue.alloc(4)
+  const drained = queue.submit([op.write(file, Buffer.from('D'), 0)], { drain: true })
+  const later = queue.submit([op.read(file, mine, 0)])
+  await Promise.all([...held, drained, later])
+  t.is(mine.toString(), 'Daaa', 'begun behind the drain')
+  held = hold()
+  const copied = Buffer.alloc(4)
+  const before = file.readAt(copied, 0)
+  const own = queue.alloc(1).fill('E')
+  await Promise.all([...held, before, queue.submit([op.write(file, own, 0)], { drain: true })])
+  t.is(copied.toString(), 'Daaa', 'begun before the drain')
+  t.is(fs.readFileSync(at, 'utf8'), 'Eaaa')
+  assertIdle(t, queue)
+})
+
 test('what waits for a chain goes when that fails, is cancelled or is timed out', async (t) => {
   const queue = ring(t)
   const stream = await queue.open(fifo(t), 'r+')

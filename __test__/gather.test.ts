@@ -81,3 +81,19 @@ test('what waits keeps the process alive until it is done, and then the process 
     queue.nop().then(() => console.log('1'))`
   t.is(await childJson<number>(program, { timeoutMs: 20_000 }), 1)
 })
+
+test('what is gathered behind a drain is submitted, also when nothing else wakes the event loop', async (t) => {
+  const program = `
+    import { op, Queue } from 'node-uring'
+    const queue = new Queue({ flushDelayUs: 200 })
+    for (let round = 0; round < 500; round++) {
+      await Promise.all([
+        queue.submit([op.timeout(1)], { drain: true }),
+        queue.nop(),
+        queue.submit([op.nop()], { drain: true }),
+      ])
+    }
+    await queue.close()
+    console.log(JSON.stringify('done'))`
+  t.is(await childJson(program, { timeoutMs: 60_000 }), 'done')
+})

@@ -32,6 +32,7 @@ import { checkLimits, type LimitOptions, type Limits, overBefore } from './limit
 import { hasBytes } from './memory.js'
 import { checkModifiers } from './modifiers.js'
 import type { Operations } from './operations.js'
+import type { Unfinished } from './order.js'
 import { KIND_CALL, KIND_TRANSFER, type Operation } from './slots.js'
 import { checkBoolean, checkOptions } from './validate.js'
 
@@ -51,11 +52,9 @@ export interface SubmitOptions extends LimitOptions {
    */
   link?: 'none' | 'soft' | 'hard' | undefined
   /**
-   * The first starts when all that the queue has staged before is complete, and what is staged later
-   * starts when the first is (of a chain: when all of it is, or the first fsync, truncate, rename or
-   * unlink in a soft one). Not staged yet is what waits for room, and what is still to come of a plain
-   * buffer over 1 MiB, of `readMany` or of another batch: await those that must come first. Default
-   * false.
+   * The first starts when the operations begun before are complete, and those begun later start when the
+   * first is (of a chain: all of it). Of `copyTo`, `replaceFile` and batches of more than 1024 that has
+   * begun which they have got to. Default false.
    */
   drain?: boolean | undefined
   /**
@@ -151,7 +150,9 @@ function checkChain(operations: Operations, list: readonly BatchOperation<Result
 }
 
 /** The operations of one call of `submit`, and what they came to. */
-export class Batch {
+export class Batch implements Unfinished {
+  /** Whether a part of a chain is still to be staged. */
+  isUnfinished = false
   readonly #operations: Operations
   readonly #list: readonly BatchOperation<Result>[]
   readonly #link: number

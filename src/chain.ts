@@ -163,7 +163,7 @@ export function startChain(operations: Operations, first: Operation): number {
     return OVER
   }
   const drains = (first.flags & FLAG_DRAIN) !== 0
-  if (stageChain(operations, members, batch)) operations.waiting.order.add(batch, drains)
+  if (stageChain(operations, members, batch)) holdRest(operations, batch, drains)
   return STAGED
 }
 
@@ -191,6 +191,18 @@ function stageChain(operations: Operations, members: readonly Operation[], batch
   return false
 }
 
+/** A part of the chain is still to be staged. */
+function holdRest({ waiting, feeding }: Operations, batch: Batch, drains: boolean): void {
+  waiting.order.add(batch, drains)
+  feeding.add(batch)
+}
+
+/** None is any more. */
+function letRestGo({ waiting, feeding }: Operations, batch: Batch): void {
+  waiting.order.delete(batch)
+  feeding.delete(batch)
+}
+
 /** Goes on with a chain behind a member whose end what follows had to wait for. */
 export function goOnWithChain(
   operations: Operations,
@@ -202,11 +214,11 @@ export function goOnWithChain(
   const whole = members.every((op) => op.batch === batch)
   if (whole && (succeeded || batch.isHard) && !members.some((op) => op.cancelled)) {
     if (members.every((op) => copyAnew(operations, op))) {
-      if (!stageChain(operations, members, batch)) operations.waiting.order.delete(batch)
+      if (!stageChain(operations, members, batch)) letRestGo(operations, batch)
       return
     }
   }
-  operations.waiting.order.delete(batch)
+  letRestGo(operations, batch)
   endHeld(operations, members, batch)
 }
 

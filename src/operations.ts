@@ -60,7 +60,6 @@ import {
   SLOTS_MAX,
   Slots,
   STAGED,
-  WAITS_FOR_ORDER,
   WAITS_FOR_SLOT,
 } from './slots.js'
 import { startBackend } from './start.js'
@@ -94,8 +93,9 @@ export interface CallOptions {
   dest?: string | undefined
   /** It may also start while the queue closes. */
   internal?: boolean | undefined
-  /** What it is a step of. */
+  /** What it is a step of, or a part of. */
   whole?: Operation | undefined
+  partOf?: Operation | undefined
   limits?: Limits | undefined
 }
 
@@ -119,7 +119,7 @@ export class Operations {
   isCancelled = false
   /** Set once nothing new may start: what new operations reject with. */
   ended: (() => Error) | undefined = undefined
-  /** Batches that have operations to begin when others of them are over. */
+  /** Batches that have operations to begin, or the rest of a chain to stage, when others of them are over. */
   readonly feeding: Set<Batch> = new Set()
   /** Appends that are gathered, and staged when the event loop goes on. */
   readonly gathering: Set<Appends> = new Set()
@@ -202,7 +202,7 @@ export class Operations {
     offset: number,
     length: number,
     position: number | bigint,
-    { bytes, flags = 0, other, path, dest, limits, whole }: CallOptions = {},
+    { bytes, flags = 0, other, path, dest, limits, whole, partOf }: CallOptions = {},
   ): [Operation, Promise<unknown>] {
     const op = this.slots.take()
     op.kind = KIND_CALL
@@ -216,6 +216,7 @@ export class Operations {
     op.other = other
     op.path = path
     op.dest = dest
+    op.partOf = partOf
     op.whole = whole
     if (whole !== undefined) whole.step = op
     if (file !== undefined) file.pending++
@@ -298,7 +299,6 @@ export class Operations {
 
   /** Stages the operation's next piece, or says that there is no room for it now. */
   start(op: Operation): number {
-    if (this.waiting.holdsBack(op)) return WAITS_FOR_ORDER
     if (op.chain !== undefined) return startChain(this, op)
     if (op.cancelled) {
       this.finish(op, -ECANCELED)
@@ -497,9 +497,8 @@ export class Operations {
 
   /** Whether an operation uses this buffer, or will; where the engine knows of what is staged, any other. */
   #uses(buffer: ArrayBufferLike, engineKnows: boolean): boolean {
-    const { slots, feeding, waiting } = this
-    const isHeldBack = slots.waiting > 0 || feeding.size > 0 || waiting.order.isBusy
-    if (engineKnows && !isHeldBack) return false
+    const { slots, feeding } = this
+    if (engineKnows && slots.waiting === 0 && feeding.size === 0) return false
     const isOfIt = (view: ArrayBufferView) => view.buffer === buffer
     for (const { view, batch, index } of slots.all()) {
       if (view !== undefined && isOfIt(view)) return true

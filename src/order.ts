@@ -1,10 +1,17 @@
 /**
  * What drains have to know beside the engine's own order (`order.rs` in the core): the engine knows what is
- * staged, and of some operations a part is still to be staged. A drain starts when they are over, and what
+ * staged, and of some operations a part may still be to be staged. A drain starts when they are over, and what
  * comes behind one when it is.
  */
+
+/** An operation, or several in one call. */
+export interface Unfinished {
+  /** Whether it has begun, and more of it may be to be staged: the order's to say. */
+  isUnfinished: boolean
+}
+
 export class Order {
-  readonly #unfinished = new Set<object>()
+  #count = 0
   /** Whether one of them drains; there is no other then. */
   #drains = false
   readonly #freed: () => void
@@ -16,28 +23,23 @@ export class Order {
 
   /** Whether what begins, and drains or does not, has to wait. */
   holdsBack(drains: boolean): boolean {
-    return this.#unfinished.size > 0 && (drains || this.#drains)
+    return this.#count > 0 && (drains || this.#drains)
   }
 
-  get isBusy(): boolean {
-    return this.#unfinished.size > 0
-  }
-
-  /** Whether it is one of which a part is still to be staged: that may always be. */
-  has(operation: object): boolean {
-    return this.#unfinished.has(operation)
-  }
-
-  /** Of one that has begun, and drains or does not, a part is still to be staged. */
-  add(unfinished: object, drains: boolean): void {
-    this.#unfinished.add(unfinished)
+  /** One has begun, and drains or does not. */
+  add(one: Unfinished, drains: boolean): void {
+    if (!one.isUnfinished) {
+      one.isUnfinished = true
+      this.#count++
+    }
     if (drains) this.#drains = true
   }
 
   /** It is over, or all of it is staged. */
-  delete(unfinished: object): void {
-    if (this.#unfinished.size === 0 || !this.#unfinished.delete(unfinished)) return
-    if (this.#unfinished.size > 0) return
+  delete(one: Unfinished): void {
+    if (!one.isUnfinished) return
+    one.isUnfinished = false
+    if (--this.#count > 0) return
     this.#drains = false
     this.#freed()
   }

@@ -8,6 +8,7 @@ import type { FileState } from './file-state.js'
 import type { Watch } from './limits.js'
 import type { ManyPart } from './many.js'
 import type { OperationMessage } from './observer.js'
+import type { Unfinished } from './order.js'
 import type { Sync } from './syncs.js'
 
 /** How an operation goes on when its completion comes. */
@@ -44,7 +45,7 @@ export const CLOSE_SLOTS_MAX = 1 << 16
  * One operation, from its call to its settling. Reused: there is no object for each operation but
  * its promise. All fields are set by the life of the operation in `operations.ts`.
  */
-export class Operation {
+export class Operation implements Unfinished {
   kind = KIND_NOP
   opcode = 0
   /** How often the record had been used: tells an operation from the next one in its record. */
@@ -115,6 +116,9 @@ export class Operation {
   /** What is known of it while it is a sync, and the sync that begins when it is over. */
   sync: Sync | undefined = undefined
   follower: Sync | undefined = undefined
+  isUnfinished = false
+  /** The call of several operations that it is one of: where that may go on, so may it. */
+  partOf: Operation | undefined = undefined
   /** What it is a step of, if it is one; of that, the step under way. They are cancelled together. */
   whole: Operation | undefined = undefined
   step: Operation | undefined = undefined
@@ -333,6 +337,7 @@ function clear(op: Operation): void {
   op.behind = undefined
   op.sync = undefined
   op.follower = undefined
+  op.partOf = undefined
   op.whole = undefined
   op.step = undefined
   op.expected = 0

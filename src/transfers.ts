@@ -65,7 +65,7 @@ export class Transfers {
   /**
    * Moves `length` bytes between the file at `position` and the view; resolves with how many. One
    * `within` something may also start while the file or the queue closes, and ends with that where it
-   * is named. `flags` are modifiers beside the opcode.
+   * is named. `flags` are modifiers beside the opcode. It is `partOf` a call of several, or of none.
    */
   transfer(
     opcode: number,
@@ -77,6 +77,7 @@ export class Transfers {
     limits?: Limits,
     within: Operation | boolean = false,
     flags = 0,
+    partOf?: Operation,
   ): Promise<number> {
     const internal = within !== false
     if (file.closed && !internal) return rejected(closedError(file, syscallOf(opcode)))
@@ -91,6 +92,7 @@ export class Transfers {
     op.opcode = opcode
     op.datasync = datasync
     op.flags = flags
+    op.partOf = partOf
     if (typeof within === 'object') {
       op.whole = within
       within.step = op
@@ -190,8 +192,8 @@ export class Transfers {
       this.letGo(op)
       return this.#operations.refused(op, refusal)
     }
-    const drains = (op.flags & FLAG_DRAIN) !== 0
-    if (drains || op.done + op.piece < op.length) this.#operations.waiting.order.add(op, drains)
+    // It may be short, or go in pieces: more of it is to come.
+    this.#operations.waiting.order.add(op, (op.flags & FLAG_DRAIN) !== 0)
     this.#operations.took(op)
     if (chained) {
       op.expected = 1

@@ -17,6 +17,7 @@ import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
 import { checkMemory, hasBytes } from './memory.js'
 import { NOWAIT, refusedModifier } from './modifiers.js'
+import type { Operation } from './slots.js'
 import { moved, remainder } from './transfers.js'
 
 const { EAGAIN, EIO } = ERRNO
@@ -109,9 +110,12 @@ export function vectored(what: Vectored): Promise<number> {
   if (what.length === 0) return Promise.resolve(0)
   const aligned = file.blockBytes === 0 || remainder(position, file.blockBytes) === 0
   const vectors = aligned && !operations.kernel.lacks(opcode) ? placesOf(file, buffers) : undefined
-  return operations.outside(file, opcode, (check) =>
-    vectors === undefined ? copied(what, [...buffers], check) : inPlace(what, vectors, check),
-  )
+  return operations.outside(file, opcode, (check, whole) => {
+    operations.waiting.join(whole)
+    return vectors === undefined
+      ? copied(what, [...buffers], check, whole)
+      : inPlace(what, vectors, check, whole)
+  })
 }
 
 /** Whether a read that was not cut off by its end goes on, as `readAt` does. */
@@ -126,13 +130,14 @@ async function inPlace(
   what: Vectored,
   vectors: readonly Vector[],
   check: () => void,
+  partOf: Operation,
 ): Promise<number> {
   const { file, opcode, position, limits, flags } = what
   const { operations } = file
   let [done, at, skip] = [0, 0, 0]
   while (at < vectors.length) {
     const [bytes, asked] = stagedFrom(vectors, at, skip)
-    const options = { bytes, limits, flags, internal: true }
+    const options = { bytes, limits, flags, internal: true, partOf }
     const from = moved(position, done)
     checkBetween(opcode, done, check)
     const result = Number(
@@ -183,6 +188,7 @@ async function copied(
   what: Vectored,
   buffers: readonly ArrayBufferView[],
   check: () => void,
+  partOf: Operation,
 ): Promise<number> {
   const { file, opcode, length, position, limits, flags } = what
   const { transfers } = file.operations
@@ -203,7 +209,8 @@ async function copied(
     let count: number
     try {
       const { length } = piece
-      count = await transfers.transfer(one, file, piece, length, from, false, limits, true, flags)
+      const more = [limits, true, flags, partOf] as const
+      count = await transfers.transfer(one, file, piece, length, from, false, ...more)
     } catch (error) {
       const { errno, bytesWritten = 0 } = error as { errno?: number; bytesWritten?: number }
       if (errno === -EAGAIN && reads && done > 0) return done

@@ -18,7 +18,7 @@ import { type Limits, overBefore } from './limits.js'
 import { bytesOf, type ManyPart, type Numbers } from './many.js'
 import { hasBytes } from './memory.js'
 import type { Operations } from './operations.js'
-import { KIND_MANY } from './slots.js'
+import { KIND_MANY, type Operation } from './slots.js'
 import { checkPosition, nameOfOne } from './validate.js'
 
 /** Positions in a file, in bytes. */
@@ -53,6 +53,8 @@ export interface ManyTransfer {
   readonly view: ArrayBufferView
   readonly limits: Limits | undefined
   readonly onProgress: ((done: number, total: number) => void) | undefined
+  /** The whole call, where that has begun already. */
+  readonly whole?: Operation
 }
 
 /**
@@ -207,12 +209,12 @@ export class Volume {
     if (count === 0) return Promise.resolve()
     if (count <= PART) return this.#launch(OP_NOP, undefined, undefined, nopsPart(count), limits)
     const parts = spansOf(count, 0, 0)
-    const begin = (index: number) => {
+    const begin = (index: number, whole: Operation) => {
       const { from, to } = parts[index] as Span
-      return this.#launch(OP_NOP, undefined, undefined, nopsPart(to - from), limits)
+      return this.#launch(OP_NOP, undefined, undefined, nopsPart(to - from), limits, whole)
     }
-    return this.#whole(undefined, (check) =>
-      runParts(parts, PARTS_AT_ONCE, (index) => check() ?? begin(index), undefined),
+    return this.#whole(undefined, undefined, (check, whole) =>
+      runParts(parts, PARTS_AT_ONCE, (index) => check() ?? begin(index, whole), undefined),
     )
   }
 
@@ -227,18 +229,19 @@ export class Volume {
     const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
     const memory = { chunk, base: chunk === 0 ? 0 : view.byteOffset, bytes }
     if (file.fills !== undefined) return this.#transfer(what, memory)
-    return this.#whole(file, async (check) => {
+    return this.#whole(file, undefined, async (check, whole) => {
       // A file that cannot say what it is is read like a stream.
       await file.learn()
       const cut = check(writtenAtFirst(opcode))
       if (cut !== undefined) return cut
       const endsReads = this.#operations.endsReads || file.readsCancelled
-      return opcode === OP_READ && endsReads ? rejected(abortError()) : this.#transfer(what, memory)
+      if (opcode === OP_READ && endsReads) return rejected(abortError())
+      return this.#transfer({ ...what, whole }, memory)
     })
   }
 
   #transfer(what: ManyTransfer, memory: ManyMemory): Promise<Int32Array> {
-    const { file, opcode, positions, lengths, limits, onProgress } = what
+    const { file, opcode, positions, lengths, limits, onProgress, whole } = what
     const counts = new Int32Array(positions.length)
     const longest = longestOf(lengths)
     if (!canGoTogether(what, memory, longest)) return this.#oneByOne(what, memory, counts)
@@ -246,35 +249,37 @@ export class Volume {
     const all = onProgress === undefined ? Number.MAX_SAFE_INTEGER : WATCHED_PART_BYTES
     const most = inPlace ? all : copiedPartBytes(longest)
     const spans = spansOf(positions.length, lengths, most)
-    const begin = (index: number): Promise<Int32Array | undefined> => {
+    const begin = (index: number, partOf?: Operation): Promise<Int32Array | undefined> => {
       const { from, to, start, bytes } = spans[index] as Span
       if (!hasBytes(memory.bytes, start + bytes)) return rejected(goneError(opcode))
-      const whole = to - from === counts.length
+      const isAll = to - from === counts.length
       const part: ManyPart = {
-        positions: whole ? positions : (positions.subarray(from, to) as Numbers),
-        lengths: typeof lengths === 'number' || whole ? lengths : lengths.subarray(from, to),
+        positions: isAll ? positions : (positions.subarray(from, to) as Numbers),
+        lengths: typeof lengths === 'number' || isAll ? lengths : lengths.subarray(from, to),
         bytes,
         start,
         counts,
         from,
         result: counts,
       }
-      return this.#launch(opcode, file, memory, part, limits)
+      return this.#launch(opcode, file, memory, part, limits, partOf)
     }
-    if (spans.length === 1 && onProgress === undefined) return begin(0) as Promise<Int32Array>
+    if (spans.length === 1 && onProgress === undefined) {
+      return begin(0, whole) as Promise<Int32Array>
+    }
     const atOnce = inPlace ? PARTS_AT_ONCE : COPIED_PARTS_AT_ONCE
-    return this.#inParts(what, counts, (check) =>
-      runParts(spans, atOnce, (index) => check() ?? begin(index), onProgress),
+    return this.#inParts(what, counts, (check, partOf) =>
+      runParts(spans, atOnce, (index) => check() ?? begin(index, partOf), onProgress),
     )
   }
 
   async #inParts(
-    { opcode, file }: ManyTransfer,
+    { opcode, file, whole }: ManyTransfer,
     counts: Int32Array,
-    run: (check: Check) => Promise<void>,
+    run: (check: Check, whole: Operation) => Promise<void>,
   ): Promise<Int32Array> {
     try {
-      await this.#whole(file, run)
+      await this.#whole(file, whole, run)
     } catch (error) {
       if (opcode === OP_WRITE) tellBytesWritten(error, bytesOf(counts))
       throw error
@@ -284,16 +289,22 @@ export class Volume {
 
   /**
    * Runs the parts of a call: file and queue, when they are closed meanwhile, wait for all of them.
-   * `check` is asked before each, and rejects when everything was cancelled.
+   * `check` is asked before each, and rejects when everything was cancelled. Drains wait for all of them, or
+   * for the `outer` whole that these are in.
    */
-  async #whole<T>(file: FileState | undefined, run: (check: Check) => Promise<T>): Promise<T> {
+  async #whole<T>(
+    file: FileState | undefined,
+    outer: Operation | undefined,
+    run: (check: Check, whole: Operation) => Promise<T>,
+  ): Promise<T> {
     const operations = this.#operations
     const held = operations.hold(file)
     const { number } = held
+    if (outer === undefined) operations.waiting.join(held)
+    const check: Check = (bytesWritten) =>
+      held.number === number ? undefined : rejected(operations.cutOff(bytesWritten))
     try {
-      return await run((bytesWritten) =>
-        held.number === number ? undefined : rejected(operations.cutOff(bytesWritten)),
-      )
+      return await run(check, outer ?? held)
     } finally {
       if (held.number === number) operations.settle(held, undefined)
     }
@@ -303,9 +314,10 @@ export class Volume {
   #oneByOne(what: ManyTransfer, memory: ManyMemory, counts: Int32Array): Promise<Int32Array> {
     const { positions, lengths, onProgress } = what
     const spans = spansOf(positions.length, lengths, 0)
-    const begin = (index: number) => this.#single(what, memory, spans[index] as Span, counts)
-    return this.#inParts(what, counts, (check) =>
-      runParts(spans, ONE_BY_ONE, (index) => check() ?? begin(index), onProgress),
+    const begin = (index: number, partOf: Operation) =>
+      this.#single(what, memory, spans[index] as Span, counts, partOf)
+    return this.#inParts(what, counts, (check, partOf) =>
+      runParts(spans, ONE_BY_ONE, (index) => check() ?? begin(index, partOf), onProgress),
     )
   }
 
@@ -318,6 +330,7 @@ export class Volume {
     memory: ManyMemory,
     { from: index, start, bytes }: Span,
     counts: Int32Array,
+    partOf: Operation,
   ): Promise<void> {
     if (bytes === 0) return
     if (!hasBytes(memory.bytes, start + bytes)) return rejected(goneError(opcode))
@@ -325,7 +338,8 @@ export class Volume {
     const at = positions[index] as number | bigint
     const { transfers } = this.#operations
     try {
-      counts[index] = await transfers.transfer(opcode, file, part, bytes, at, false, limits, true)
+      const more = [limits, true, 0, partOf] as const
+      counts[index] = await transfers.transfer(opcode, file, part, bytes, at, false, ...more)
     } catch (error) {
       const { errno, bytesWritten = 0 } = error as { errno?: number; bytesWritten?: number }
       // As write(2): what was moved counts, and the error comes at the next call.
@@ -342,6 +356,7 @@ export class Volume {
     memory: ManyMemory | undefined,
     part: ManyPart,
     limits: Limits | undefined,
+    partOf?: Operation,
   ): Promise<T> {
     const operations = this.#operations
     const over = overBefore(limits, opcode, writtenAtFirst(opcode))
@@ -351,6 +366,7 @@ export class Volume {
     op.opcode = opcode
     op.file = file
     op.many = part
+    op.partOf = partOf
     if (memory !== undefined) {
       op.chunk = memory.chunk
       op.base = memory.base

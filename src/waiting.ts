@@ -31,15 +31,27 @@ export class Waiting {
     return isFull || forOrder.head !== undefined || this.order.holdsBack(false)
   }
 
-  /** Whether it is not the operation's turn. */
-  holdsBack(op: Operation): boolean {
-    const drains = (op.flags & FLAG_DRAIN) !== 0
-    return this.order.holdsBack(drains) && this.#isNew(op) && !isCancelled(op)
+  /** A call of several operations begins, which drains wait for, unless it has to wait for one itself. */
+  join(whole: Operation): void {
+    const { forOrder } = this.#operations.slots
+    if (forOrder.head === undefined && !this.order.holdsBack(false)) this.order.add(whole, false)
   }
 
-  /** Whether it has a place in the order: a close waits for what uses its file, and for nothing else. */
-  #isNew(op: Operation): boolean {
-    return op.done === 0 && op.opcode !== OP_CLOSE && !this.order.has(op)
+  /** Starts an operation unless it is not its turn. What drains is behind all that waits for room. */
+  #start(op: Operation): number {
+    const drains = (op.flags & FLAG_DRAIN) !== 0
+    const waits = drains && this.#waitsForRoom()
+    if ((waits || this.order.holdsBack(drains)) && isNew(op) && !isCancelled(op)) {
+      return WAITS_FOR_ORDER
+    }
+    const outcome = this.#operations.start(op)
+    const hasNoRoom = outcome === WAITS_FOR_SLOT || outcome === WAITS_FOR_MEMORY
+    return drains && hasNoRoom ? WAITS_FOR_ORDER : outcome
+  }
+
+  #waitsForRoom(): boolean {
+    const { forSlot, forMemory } = this.#operations.slots
+    return forSlot.head !== undefined || forMemory.head !== undefined
   }
 
   /** Starts an operation, unless it has to wait. */
@@ -48,11 +60,12 @@ export class Waiting {
     const { forSlot, forMemory, forOrder } = operations.slots
     // Cancelled between two pieces, or by whoever was told that it begins: it waits for nothing more.
     if (isCancelled(op)) operations.start(op)
-    else if (forOrder.head !== undefined && this.#isNew(op)) this.#wait(op, WAITS_FOR_ORDER)
+    else if (forOrder.head !== undefined && isNew(op)) this.#wait(op, WAITS_FOR_ORDER)
+    else if ((op.flags & FLAG_DRAIN) !== 0) this.#wait(op, this.#start(op))
     else if (forMemory.head !== undefined && needsMemory(op)) this.#wait(op, WAITS_FOR_MEMORY)
     else if (op.slot < 0 && forSlot.head !== undefined && op.opcode !== OP_CLOSE)
       this.#wait(op, WAITS_FOR_SLOT)
-    else this.#wait(op, operations.start(op))
+    else this.#wait(op, this.#start(op))
   }
 
   /** Puts an operation where it waits, if that is what became of it. */
@@ -83,14 +96,14 @@ export class Waiting {
   admit(): void {
     const { forSlot, forMemory, forOrder, waiting } = this.#operations.slots
     if (waiting === 0) return
-    this.#admitFrom(forOrder, WAITS_FOR_ORDER)
     this.#admitFrom(forMemory, WAITS_FOR_MEMORY)
     this.#admitFrom(forSlot, WAITS_FOR_SLOT)
+    this.#admitFrom(forOrder, WAITS_FOR_ORDER)
   }
 
   #admitFrom(line: Line, still: number): void {
     for (let op = line.shift(); op !== undefined; op = line.shift()) {
-      const outcome = this.#operations.start(op)
+      const outcome = this.#start(op)
       if (outcome === still) {
         if (still !== WAITS_FOR_SLOT) this.#leaveSlots(op)
         line.unshift(op)
@@ -99,6 +112,11 @@ export class Waiting {
       this.#wait(op, outcome)
     }
   }
+}
+
+/** Whether it has a place in the order: a close waits for what uses its file, and for nothing else. */
+function isNew({ done, opcode, isUnfinished, partOf }: Operation): boolean {
+  return done === 0 && opcode !== OP_CLOSE && !isUnfinished && partOf?.isUnfinished !== true
 }
 
 function isCancelled(op: Operation): boolean {

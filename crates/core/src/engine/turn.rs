@@ -237,9 +237,17 @@ impl Engine {
     /// Whether there is something that could be submitted now.
     #[inline]
     fn wants_to_publish(&self) -> bool {
+        // What waits for a drain waits for what the kernel has. That was looked at before the last completions
+        // were collected; where it has nothing now, nothing would wake us.
+        let blocked = self.order.is_blocked() && self.kernel_has_any();
         // A chain whose end is not staged waits for it, however often we come round.
-        let staged = self.staged.len() > self.open_chain && !self.order.is_blocked();
+        let staged = self.staged.len() > self.open_chain && !blocked;
         staged || !self.urgent.is_empty() || self.wants_many() || self.cancels.wait()
+    }
+
+    fn kernel_has_any(&self) -> bool {
+        let polled = self.polled.as_ref().is_some_and(|polled| polled.is_busy());
+        polled || self.in_flight.with_kernel() > 0 || self.in_flight.many_with_kernel() > 0
     }
 
     /// The eventfd became readable.
