@@ -567,3 +567,41 @@ test('what a source throws is told as it is, and one that fails before it is ask
   t.deepEqual(fs.readdirSync(at), ['file'])
   assertIdle(t, queue)
 })
+
+test('a source is told that no more is wanted where it has more, and only there', async (t) => {
+  const queue = ring(t)
+  const file = path.join(folder(t), 'file')
+  const source = (parts: number, fails = false) => {
+    const told = { returned: 0 }
+    const iterator = {
+      [Symbol.iterator]: () => iterator,
+      next: () => {
+        if (parts-- > 0) return { done: false, value: 'part' }
+        if (fails) throw new Error('no more')
+        return { done: true, value: undefined }
+      },
+      return: () => {
+        told.returned++
+        return { done: true, value: undefined }
+      },
+    }
+    return { told, parts: iterator as unknown as Iterable<string> }
+  }
+  const [whole, broken, unwanted] = [source(2), source(1, true), source(5)]
+  await queue.replaceFile(file, whole.parts)
+  t.is((await rejection(queue.replaceFile(file, broken.parts))).message, 'no more')
+  const missing = path.join(file, 'not', 'there')
+  await rejection(queue.replaceFile(missing, unwanted.parts))
+  t.deepEqual(
+    [whole, broken, unwanted].map(({ told }) => told.returned),
+    [0, 0, 1],
+  )
+  // One that is not begun: its stream is let go, and its error ends no process.
+  const signal = AbortSignal.abort()
+  const streams = [fs.createReadStream('/missing/file'), Readable.from(['a'])]
+  t.is((await rejection(queue.replaceFile(file, streams[0]!, { signal }))).name, 'AbortError')
+  await queue.close()
+  t.is((await rejection(queue.replaceFile(file, streams[1]!))).code, 'ERR_URING_CLOSED')
+  while (!streams.every((stream) => stream.destroyed)) await setImmediate()
+  t.is(fs.readFileSync(file, 'utf8'), 'partpart')
+})

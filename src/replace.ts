@@ -73,6 +73,8 @@ class OfSource {
 class Source {
   readonly #iterator: Iterator<Content> | AsyncIterator<Content>
   #first: Promise<IteratorResult<Content>> | undefined
+  /** It has ended or thrown: then nobody tells it that no more is wanted, as with `for await`. */
+  #isOver = false
 
   constructor(parts: Parts) {
     this.#iterator =
@@ -89,9 +91,11 @@ class Source {
 
   async #ask(): Promise<IteratorResult<Content>> {
     try {
-      const { done, value } = await this.#iterator.next()
-      return { done: done ?? false, value: await value }
+      const { done = false, value } = await this.#iterator.next()
+      this.#isOver = done
+      return { done, value: await value }
     } catch (error) {
+      this.#isOver = true
       throw new OfSource(error)
     }
   }
@@ -99,7 +103,7 @@ class Source {
   /** Nothing more is wanted. */
   async end(): Promise<void> {
     try {
-      await this.#iterator.return?.()
+      if (!this.#isOver) await this.#iterator.return?.()
     } catch {
       // It had its chance to tell of that.
     }
@@ -249,9 +253,12 @@ export async function replaceFile(
   mode: number | undefined,
   limits: Limits | undefined,
 ): Promise<void> {
-  const over = operations.ended?.() ?? overBefore(limits, OP_WRITE, 0)
-  if (over !== undefined) return rejected(over)
   const content = 'bytes' in data ? data : new Source(data)
+  const over = operations.ended?.() ?? overBefore(limits, OP_WRITE, 0)
+  if (over !== undefined) {
+    if (content instanceof Source) void content.end()
+    return rejected(over)
+  }
   // The queue does not close between the steps, nor before what they left is gone: as a close, this
   // is nothing that a close cancels. The step that is under way is cancelled.
   const whole = operations.hold()
