@@ -33,7 +33,9 @@ import { hasBytes } from './memory.js'
 import { checkModifiers } from './modifiers.js'
 import type { Operations } from './operations.js'
 import type { Unfinished } from './order.js'
+import { problemOfPaths } from './refusals.js'
 import { KIND_CALL, KIND_TRANSFER, type Operation } from './slots.js'
+import { bytesAround } from './transfers.js'
 import { checkBoolean, checkOptions } from './validate.js'
 
 const { ECANCELED } = ERRNO
@@ -143,8 +145,7 @@ function checkChain(operations: Operations, list: readonly BatchOperation<Result
   for (const { opcode, view, length, file, position } of list) {
     if (view === undefined || file === undefined) continue
     if (transfers.chunkInPlace(file, view, length, position) !== 0) continue
-    // A direct read may need the blocks around it.
-    copied.push(opcode === OP_READ ? length + file.blockBytes * 2 : length)
+    copied.push(opcode === OP_READ ? bytesAround(file, position, length) : length)
   }
   transfers.checkChain(copied)
 }
@@ -285,7 +286,8 @@ export class Batch implements Unfinished {
     if (file?.cancelled || other?.cancelled) return abortError(undefined, bytesWritten)
     const endsReads = this.#operations.endsReads || file?.readsCancelled === true
     if (endsReads && isEndless(made)) return abortError()
-    if (view === undefined || hasBytes(view, length)) return undefined
+    if (view === undefined) return problemOfPaths(made)
+    if (hasBytes(view, length)) return undefined
     return uringError('ERR_URING_BUFFER_DETACHED', { syscall: syscallOf(opcode), bytesWritten })
   }
 

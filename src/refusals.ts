@@ -20,6 +20,9 @@ import type { Operation } from './slots.js'
 
 const { EBADF, EMFILE, ENAMETOOLONG, ENOENT } = ERRNO
 
+/** PATH_MAX, less the NUL. path_resolution(7). */
+const PATH_BYTES_MAX = 4095
+
 /** What an operation that the engine did not take rejects with. */
 export function refusalError(operations: Operations, op: Operation, refusal: number): Error {
   switch (refusal) {
@@ -42,8 +45,23 @@ export function refusalError(operations: Operations, op: Operation, refusal: num
   }
 }
 
+/** A call with one path, or with two that lie behind each other in `bytes`, the first `length` long. */
+type OfPaths = Pick<Operation, 'opcode' | 'offset' | 'bytes' | 'length' | 'path' | 'dest'>
+
+/**
+ * Why the engine would take no path of this call, if it is one of paths. Found out before, it ends a chain
+ * where it stands in it; by the engine, all of it.
+ */
+export function problemOfPaths(op: OfPaths): Error | undefined {
+  const { bytes, length, path, dest } = op
+  if (path === undefined || bytes === undefined) return undefined
+  const lengths = dest === undefined ? [bytes.length] : [length, bytes.length - length]
+  const isGood = lengths.every((each) => each > 0 && each <= PATH_BYTES_MAX)
+  return isGood ? undefined : refusedPath(op)
+}
+
 /** The engine takes no path that the kernel would not look at. */
-function refusedPath(op: Operation): Error {
+function refusedPath(op: OfPaths): Error {
   const { bytes, length, path, dest } = op
   const isEmpty = bytes === undefined || bytes.length === 0
   const oneIsEmpty = isEmpty || (dest !== undefined && (length === 0 || length === bytes.length))

@@ -216,10 +216,9 @@ export class Transfers {
     const most = op.first !== undefined || appends ? TRANSFER_BYTES_MAX : BOUNCE_PIECE_BYTES
     let piece = Math.min(remaining, most)
     if (file.blockBytes !== 0 && op.opcode === OP_READ) {
-      // A direct read has to begin and end on blocks: read those around what was asked for.
-      const block = file.blockBytes
-      op.lead = remainder(moved(op.position, op.done), block)
-      piece = Math.min(Math.ceil((op.lead + piece) / block) * block, most)
+      const from = moved(op.position, op.done)
+      op.lead = remainder(from, file.blockBytes)
+      piece = Math.min(bytesAround(file, from, piece), most)
     }
     let chunk = this.#takeChunk(op, piece)
     if (chunk === TAKE_TOO_LONG && op.first === undefined && piece > BOUNCE_PIECE_BYTES) {
@@ -438,6 +437,13 @@ function asBytes(view: ArrayBufferView): Uint8Array {
   return view instanceof Uint8Array
     ? view
     : new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+}
+
+/** A direct read has to begin and end on blocks: the length of those around what was asked for. */
+export function bytesAround(file: FileState, position: number | bigint, length: number): number {
+  const block = file.blockBytes
+  if (block === 0) return length
+  return Math.ceil((remainder(position, block) + length) / block) * block
 }
 
 /** Whether a direct transfer can go in place. */
