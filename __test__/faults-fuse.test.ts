@@ -185,6 +185,22 @@ fuseTest('appends of which the one write fails are written by themselves', async
   assertIdle(t, queue)
 })
 
+fuseTest(
+  'whoever serves a file system is asked nothing by the thread that opens a file',
+  async (t) => {
+    const log = scratch(t, Buffer.of())
+    const server = await fuse(t, 'async', { file: { content: pattern(10), log } })
+    const queue = ring(t)
+    const file = await queue.open(server.at('file'), 'r+')
+    const adopted = await queue.adopt(fs.openSync(server.at('file'), 'r+'))
+    // As it would be asked whether it is a terminal.
+    await file.writeAt(Buffer.from('x'), 0)
+    await adopted.writeAt(Buffer.from('y'), 1)
+    t.regex(fs.readFileSync(log, 'utf8'), /^w 0\nw 1\n$/)
+    assertIdle(t, queue)
+  },
+)
+
 fuseTest('replies that come late do not hold up other files, and settle right', async (t) => {
   const content = pattern(MIB)
   const server = await fuse(t, 'async', {

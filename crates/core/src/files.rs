@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use io_uring::squeue::{Entry, Flags};
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::termios::isatty;
 
 /// Most files open at once in one queue.
@@ -64,14 +65,20 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// Of what is open, with O_DIRECT or without.
+    /// Of what is open, with O_DIRECT or without. Asks nobody but the kernel: the server of a file system would
+    /// keep this thread waiting, and may be waiting for it.
     #[must_use]
     pub fn of(descriptor: impl AsFd, direct: bool) -> Self {
-        match direct {
-            true => Self::Direct,
-            // TCGETS: all but terminals refuse it before they look at anything.
-            false if isatty(descriptor) => Self::Terminal,
-            false => Self::Plain,
+        if direct {
+            return Self::Direct;
+        }
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let kind = statx(descriptor.as_fd(), c"", flags, StatxFlags::TYPE)
+            .map(|stat| FileType::from_raw_mode(stat.stx_mode.into()));
+        match kind {
+            Ok(FileType::Socket) => Self::Socket,
+            Ok(FileType::CharacterDevice) if isatty(descriptor) => Self::Terminal,
+            _ => Self::Plain,
         }
     }
 

@@ -1,10 +1,8 @@
 //! The files and the memory that operations name, and their places in the tables that are registered with
 //! the rings: a file when it comes, a slab when a direct operation first uses it.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
 
 use super::Engine;
 use super::polled::Polled;
@@ -48,10 +46,9 @@ impl Engine {
         if self.files.owns(fd) {
             return Err(BadFile::Twice);
         }
-        let file = File::from(ring::own_descriptor(fd));
-        let is_socket = file.metadata().is_ok_and(|of| of.file_type().is_socket());
-        let kind = if is_socket { FileKind::Socket } else { FileKind::of(&file, direct) };
-        self.add_file(file.into(), kind).map(|(handle, _)| handle)
+        let descriptor = ring::own_descriptor(fd);
+        let kind = FileKind::of(&descriptor, direct);
+        self.add_file(descriptor, kind).map(|(handle, _)| handle)
     }
 
     pub(super) fn add_file(
