@@ -230,6 +230,22 @@ test('what drains keeps its place among those that wait for memory to be copied 
   assertIdle(t, queue)
 })
 
+test('a commit that is called for behind a drain shares none that was called for before it', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, Buffer.from('....')), 'r+')
+  const order: string[] = []
+  const note = (name: string) => () => void order.push(name)
+  const list = [op.timeout(20), op.write(file, Buffer.from('x'), 0)]
+  await Promise.all([
+    queue.commit(file).then(note('before')),
+    queue.commit(file).then(note('beside it')),
+    queue.submit(list, { drain: true, link: 'soft' }).then(note('drained')),
+    queue.commit(file).then(note('behind')),
+  ])
+  t.deepEqual(order, ['before', 'beside it', 'drained', 'behind'])
+  assertIdle(t, queue)
+})
+
 test('what waits for a chain goes when that fails, is cancelled or is timed out', async (t) => {
   const queue = ring(t)
   const stream = await queue.open(fifo(t), 'r+')

@@ -100,7 +100,10 @@ export function submit(
   if (linkFlag !== 0) checkChain(operations, ours)
   if (operations.ended !== undefined) return rejected(operations.ended())
   if (ours.length === 0) return Promise.resolve([])
-  if (drain) operations.sendGathered()
+  if (drain) {
+    operations.sendGathered()
+    operations.waiting.drains++
+  }
   const batch = new Batch(operations, ours, linkFlag, drain, limits)
   return batch.start(throwOnError)
 }

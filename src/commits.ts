@@ -14,21 +14,24 @@ class Group {
   readonly #operations: Operations
   readonly #file: FileState
   readonly #shares: { op: Operation; number: number }[] = []
+  readonly #drains: number
   #sync: Operation | undefined
   #number = 0
 
   constructor(operations: Operations, file: FileState) {
     this.#operations = operations
     this.#file = file
+    this.#drains = operations.waiting.drains
   }
 
   /**
    * Whether the fdatasync has not been submitted: only then does it come after everything that a
-   * caller has seen complete.
+   * caller has seen complete. It comes before a drain that was called for since.
    */
   get isOpen(): boolean {
     const sync = this.#sync
     if (sync === undefined) return true
+    if (this.#drains !== this.#operations.waiting.drains) return false
     if (sync.number !== this.#number) return false
     return sync.line !== undefined || this.#operations.backend.isStaged(sync.slot)
   }

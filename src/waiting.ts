@@ -21,6 +21,9 @@ export class Waiting {
     if (this.#operations.slots.forOrder.head !== undefined) queueMicrotask(() => this.admit())
   })
 
+  /** Drains that were called for, ever. */
+  drains = 0
+
   constructor(operations: Operations) {
     this.#operations = operations
   }
