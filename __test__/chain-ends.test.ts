@@ -158,6 +158,24 @@ test('the operations of a chain on a FIFO are each done once', async (t) => {
   assertIdle(t, queue)
 })
 
+test('a splice that is short ends a soft chain, also to a file that syncs each write', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  for (const flag of [0, fs.constants.O_DSYNC]) {
+    const flags = fs.constants.O_RDWR | fs.constants.O_CREAT | flag
+    const file = await queue.open(scratch(t), flags)
+    fs.writeSync(stream.fd, '12345')
+    const chain = [op.splice(stream, file, 10, { to: 0 }), op.nop()]
+    const [count, next] = await queue.submit(chain, { link: 'soft' })
+    t.is(count, 5)
+    t.is((next as unknown as { code: string }).code, 'ECANCELED', `${flag}`)
+    fs.writeSync(stream.fd, '12345')
+    const whole = [op.splice(stream, file, 5, { to: 0 }), op.nop()]
+    t.deepEqual(await queue.submit(whole, { link: 'soft' }), [5, 0])
+  }
+  assertIdle(t, queue)
+})
+
 test('a sync waits for no writeMany that the kernel has not got', async (t) => {
   const queue = ring(t)
   const stream = await queue.open(fifo(t), 'r+')

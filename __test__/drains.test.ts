@@ -246,6 +246,25 @@ test('a commit that is called for behind a drain shares none that was called for
   assertIdle(t, queue)
 })
 
+test('a close of a file that nothing uses waits for no drain', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const at = scratch(t, Buffer.from('....'))
+  for (const endless of [op.timeout(600_000), op.read(stream, Buffer.alloc(1), 0)]) {
+    const abort = new AbortController()
+    const { signal } = abort
+    const idle = [await queue.open(at), await queue.open(at)] as const
+    const first = queue.submit([endless], { signal })
+    const drained = queue.submit([op.nop()], { drain: true, signal })
+    await idle[0].close()
+    t.deepEqual(await queue.submit([op.close(idle[1])]), [0])
+    t.true(await isPending(drained))
+    abort.abort()
+    await Promise.all([first, drained])
+  }
+  assertIdle(t, queue)
+})
+
 test('what waits for a chain goes when that fails, is cancelled or is timed out', async (t) => {
   const queue = ring(t)
   const stream = await queue.open(fifo(t), 'r+')

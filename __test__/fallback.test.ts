@@ -6,6 +6,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { setImmediate, setTimeout } from 'node:timers/promises'
 import fc from 'fast-check'
+import { op } from 'node-uring'
 import { errnoOf, packStatx } from '../src/fallback/statx.ts'
 import { Stats } from '../src/stats.ts'
 import { assertEnded, childJson, runChild } from './helpers/child.js'
@@ -324,15 +325,21 @@ test('a sleep is never early, and unref() lets the program end over it', async (
   assertEnded(t, await runChild(program, { timeoutMs: 20_000 }), { stdout: '' })
 })
 
-test('timers that a test has put in the place of the globals stop nothing', async (t) => {
+test.serial('timers that a test has put in the place of the globals stop nothing', async (t) => {
   const queue = ring(t, options)
   const file = await queue.open(scratch(t, pattern(10)))
-  const names = ['setTimeout', 'clearTimeout', 'setImmediate', 'clearImmediate'] as const
+  const names = [
+    ...(['setTimeout', 'clearTimeout', 'setImmediate', 'clearImmediate'] as const),
+    'queueMicrotask' as const,
+  ]
   const before = names.map((name) => [name, globalThis[name]] as const)
   try {
     for (const name of names) Object.assign(globalThis, { [name]: () => ({ unref() {} }) })
     t.is(await file.readAt(Buffer.alloc(10), 0, { timeoutMs: 60_000 }), 10)
     await queue.sleep(5)
+    const read = file.readAt(Buffer.alloc(10), 0)
+    t.deepEqual(await queue.submit([op.read(file, Buffer.alloc(5), 0)], { drain: true }), [5])
+    t.is(await read, 10)
     await queue.close({ timeoutMs: 60_000 })
   } finally {
     for (const [name, own] of before) Object.assign(globalThis, { [name]: own })

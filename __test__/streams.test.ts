@@ -104,7 +104,8 @@ test('a character device is read and written', async (t) => {
   const queue = ring(t)
   const zero = await queue.open('/dev/zero')
   const target = Buffer.alloc(100_000, 1)
-  t.is(await zero.readAt(target, 5), 100_000)
+  // One read is one read: a signal to the thread cuts it short.
+  for (let at = 0; at < target.length; ) at += await zero.readAt(target.subarray(at), 5)
   t.true(target.every((byte) => byte === 0))
   const none = await queue.open('/dev/null', 'r+')
   t.is(await none.readAt(target, 0), 0)

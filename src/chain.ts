@@ -17,6 +17,7 @@ import {
   OP_RECV,
   OP_RENAMEAT,
   OP_SEND,
+  OP_SPLICE,
   OP_STATX,
   OP_SYMLINKAT,
   OP_UNLINKAT,
@@ -230,6 +231,7 @@ export function isWhole({ opcode, flags, length, lead, batch, index }: Operation
     case OP_RECV:
       return (flags & WAITS_FOR_ALL) === 0 ? result >= 0 : result >= length
     case OP_SEND:
+    case OP_SPLICE:
     case OP_WRITE:
       return result >= length
     case OP_READV:

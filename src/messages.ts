@@ -36,7 +36,7 @@ export class Messages {
   set listener(listener: MessageListener | null) {
     this.#listener = listener
     // Not from inside of an assignment.
-    if (this.waiting > 0) queueMicrotask(() => this.tell())
+    if (this.waiting > 0) void Promise.resolve().then(() => this.tell())
   }
 
   get waiting(): number {

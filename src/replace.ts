@@ -237,8 +237,13 @@ function fixed(path: Uint8Array): { path: Uint8Array; letGo(): void } {
     const folder = fs.openSync('.', O_PATH | fs.constants.O_DIRECTORY)
     const name = `/proc/self/fd/${folder}`
     const letGo = () => fs.closeSync(folder)
-    if (fs.existsSync(name)) return { path: Buffer.concat([Buffer.from(`${name}/`), path]), letGo }
-    letGo()
+    try {
+      // Looked at, and not through: whoever serves the folder would be asked.
+      fs.readlinkSync(name)
+      return { path: Buffer.concat([Buffer.from(`${name}/`), path]), letGo }
+    } catch {
+      letGo()
+    }
   } catch {
     // No descriptor is left: the first step will say so.
   }

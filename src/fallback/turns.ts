@@ -11,6 +11,7 @@ import {
   FLAG_HARDLINK,
   FLAG_LINK,
   FLAG_QUIET,
+  OP_CLOSE,
   OP_LINK_TIMEOUT,
   OP_READ,
   OP_TIMEOUT,
@@ -160,12 +161,14 @@ export class Turns {
     for (const head of heads) {
       // What is cancelled ends, whatever it stands behind. A chain ends whole.
       if (!isDoomed(head)) {
-        blocked ||= !isQuiet(head) && this.#mustWait(head)
-        if (blocked && !isQuiet(head)) {
+        // A close waits for nothing but what uses its file: no drain keeps it.
+        const isFree = isQuiet(head) || head.opcode === OP_CLOSE
+        blocked ||= !isFree && this.#mustWait(head)
+        if (blocked && !isFree) {
           kept.push(head)
           continue
         }
-        if (!isQuiet(head)) this.#draining = (head.flags & FLAG_DRAIN) !== 0
+        if (!isFree) this.#draining = (head.flags & FLAG_DRAIN) !== 0
       }
       if (!isQuiet(head)) this.#active += lengthOf(head)
       this.#run(head)

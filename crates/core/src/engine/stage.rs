@@ -64,7 +64,8 @@ impl Engine {
             polled.staged.push_back(request.slot);
             return Ok(());
         }
-        if flags & QUIET != 0 {
+        // A close waits for nothing but what uses its file: no drain keeps it.
+        if flags & QUIET != 0 || (opcode == Opcode::Close && self.order.has_drains()) {
             self.urgent.push_back(request.slot);
             self.order.set_others(true);
             return Ok(());
