@@ -187,6 +187,42 @@ fuseTest(
   },
 )
 
+fuseTest(
+  'a write of writeMany to an O_DSYNC file that is not durable fails all that sync after it',
+  async (t) => {
+    // Of three writes one fails, and the kernel tells of it nobody else.
+    const mounted = await fuse(t, 'sync', { file: { failFrom: 20 } })
+    const queue = ring(t)
+    const flags = fs.constants.O_RDWR | fs.constants.O_DSYNC
+    const file = await queue.open(mounted.at('file'), flags)
+    const counts = await file.writeMany(Float64Array.of(0, 20, 10), 10, pattern(30))
+    t.deepEqual([...counts], [10, -5, 10])
+    for (const sync of [queue.commit(file), file.sync(), file.datasync()]) {
+      t.is((await rejection(sync)).code, 'EIO')
+    }
+    const good = Float64Array.of(0, 10)
+    t.deepEqual([...(await file.writeMany(good, 10, pattern(20)))], [10, 10])
+    const anew = await queue.open(mounted.at('file'), flags)
+    t.deepEqual([...(await anew.writeMany(good, 10, pattern(20)))], [10, 10])
+    await queue.commit(anew)
+    assertIdle(t, queue)
+  },
+)
+
+fuseTest('writeMany to an O_DSYNC file is no success beside a sync that fails', async (t) => {
+  const mounted = await fuse(t, 'async', { file: { syncMs: 300, syncErrnos: [5] } })
+  const queue = ring(t)
+  const flags = fs.constants.O_RDWR | fs.constants.O_DSYNC
+  const file = await queue.open(mounted.at('file'), flags)
+  const synced = rejection(file.sync())
+  await setTimeout(50)
+  const written = rejection(file.writeMany(Float64Array.of(0, 10), 10, pattern(20)))
+  t.is((await synced).code, 'EIO')
+  const { code, bytesWritten } = await written
+  t.deepEqual({ code, bytesWritten }, { code: 'EIO', bytesWritten: 20 })
+  assertIdle(t, queue)
+})
+
 fuseTest('a write whose fdatasync is cancelled says by whom, and that it is written', async (t) => {
   const held = { file: { syncHeld: true, interruptible: true } }
   for (const make of ['append', 'writeAt'] as const) {
