@@ -476,3 +476,26 @@ fuseTest(
     }
   },
 )
+
+fuseTest(
+  'of an append that was cut off the rest is written when its write has failed, and nothing twice',
+  async (t) => {
+    // As on a disk where there is room again: one request is refused, amidst the 13th record.
+    const failFrom = 6 + 12 * RECORD_BYTES + RECORD_BYTES / 2
+    const mounted = await fuse(t, 'sync', { file: { failFrom, failTimes: 1 } })
+    const queue = ring(t)
+    const file = await queue.open(mounted.at('file'), 'a')
+    const before = await accustom(file)
+    const all = records(20)
+    const counts = await Promise.all(all.map((record) => file.append(record)))
+    t.deepEqual(counts, lengths(all))
+    const content = fs.readFileSync(mounted.behind('file')).subarray(before)
+    const cut = failFrom - before
+    t.is(content.subarray(0, cut).compare(Buffer.concat(all), 0, cut), 0)
+    // What was not written with the others comes in any order.
+    const rest = [all[12]?.subarray(RECORD_BYTES / 2) as Buffer, ...all.slice(13)]
+    for (const bytes of rest) t.true(content.subarray(cut).includes(bytes))
+    t.is(content.length, 20 * RECORD_BYTES)
+    assertIdle(t, queue)
+  },
+)

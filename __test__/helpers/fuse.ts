@@ -23,6 +23,8 @@ export interface Fault {
   readonly maxBytes?: number
   /** From this byte on nothing is read or written, but refused with `errno` (EIO). */
   readonly failFrom?: number
+  /** How many requests are refused for that; default all. */
+  readonly failTimes?: number
   readonly errno?: number
   /** How much later replies come. */
   readonly delayMs?: number
