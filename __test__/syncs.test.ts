@@ -140,6 +140,17 @@ test('one that is cancelled is not held, and one that is held is cancelled witho
   t.is(results.get(third), 0)
 })
 
+test('the fdatasync behind a write that is cancelled is not held', (t) => {
+  const { results, begin, end } = watched()
+  const [write, companion, other] = [new Operation(), begin(), begin()]
+  companion.behind = write
+  write.cancelled = true
+  end(companion, 0)
+  t.is(results.get(companion), ECANCELED)
+  end(other, 0)
+  t.is(results.get(other), 0)
+})
+
 test('a record that was settled and used again meanwhile is not gone on with', (t) => {
   const { results, begin, end } = watched()
   const [first, second] = [begin(), begin()]
