@@ -219,3 +219,17 @@ test('a chain of a long send and what follows does either both or says what was 
   t.deepEqual(results, whole ? [8 * MIB, 0] : ['ERR_URING_SHORT_WRITE', 'ECANCELED'])
   t.is(fs.existsSync(marker), whole)
 })
+
+test('memory that the rest of a chain will use cannot be freed', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t)
+  const file = await queue.open(at, 'w+')
+  const mine = queue.alloc(4096).fill('m')
+  // The write is staged when the sync is over: until then the engine knows nothing of it.
+  const chain = queue.submit([op.datasync(file), op.write(file, mine, 0)], { link: 'soft' })
+  t.is(thrown(() => queue.free(mine)).code, 'ERR_URING_IN_FLIGHT')
+  t.deepEqual(await chain, [0, 4096])
+  queue.free(mine)
+  t.is(fs.readFileSync(at).compare(Buffer.alloc(4096, 'm')), 0)
+  assertIdle(t, queue)
+})

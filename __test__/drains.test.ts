@@ -4,9 +4,11 @@
 import fs from 'node:fs'
 import { setTimeout as after } from 'node:timers/promises'
 import { type BatchOperation, type File, op, type Queue } from 'node-uring'
+import { FUSE, fuse } from './helpers/fuse.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, ring } from './helpers/ring.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
 import test from './helpers/test.js'
 
 const MIB = 1 << 20
@@ -342,3 +344,64 @@ test('whatever is behind a drain that waits for a chain is done when that is, be
   t.is(fs.readFileSync(`${at}.into.other`, 'utf8'), 'whole')
   await closed
 })
+
+test('what waits behind a drain is not begun before it, and a close waits for neither', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const [file, other] = [await queue.open(scratch(t), 'w'), await queue.open(scratch(t), 'w')]
+  // Nobody knows yet what the stream is: that is asked for in the midst of all this.
+  const reading = stream.readAt(Buffer.alloc(3 * MIB), 0)
+  const drained = queue.submit([op.nop()], { drain: true })
+  const later = [queue.nop(), file.writeAt(Buffer.from('x'), 0)]
+  await other.close()
+  t.true(await isPending(Promise.race([drained, ...later])))
+  fs.writeSync(stream.fd, 'x')
+  t.is(await reading, 1)
+  // Nothing else comes that would set them going.
+  t.deepEqual([await drained, ...(await Promise.all(later))], [[0], undefined, 1])
+  assertIdle(t, queue)
+})
+
+test('what drains, and has to ask what its file is, does not wait for itself', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, Buffer.from('12345678')))
+  const drained = queue.submit([op.read(file, Buffer.alloc(3 * MIB), 0)], { drain: true })
+  t.deepEqual(await drained, [8])
+  assertIdle(t, queue)
+})
+
+test('what comes behind a chain that drained, when that is over, does not wait', async (t) => {
+  const queue = ring(t)
+  const [stream, file] = [await queue.open(fifo(t), 'r+'), await queue.open(scratch(t), 'w')]
+  const chain = [op.fsync(file), op.nop()]
+  t.deepEqual(await queue.submit(chain, { link: 'soft', drain: true }), [0, 0])
+  const reading = stream.readAt(Buffer.alloc(3 * MIB), 0)
+  t.is(await file.writeAt(Buffer.from('x'), 0), 1)
+  t.is(await stream.writeAt(Buffer.from('x'), 0), 1)
+  t.is(await reading, 1)
+  assertIdle(t, queue)
+})
+
+needs(test, FUSE)(
+  'a long transfer that is interrupted in its first piece begins again before a drain behind it',
+  async (t) => {
+    const content = pattern(3 * MIB)
+    for (const drain of [false, true]) {
+      // EINTR
+      const fault = { failFrom: 0, errno: 4, failTimes: 1 }
+      const mounted = await fuse(t, 'sync', { written: fault, read: { content, ...fault } })
+      const queue = ring(t)
+      const written = await queue.open(mounted.at('written'), 'r+')
+      const read = await queue.open(mounted.at('read'))
+      const target = Buffer.alloc(content.length)
+      for (const transfer of [op.write(written, content, 0), op.read(read, target, 0)]) {
+        const batch = queue.submit([transfer], { drain })
+        const drained = queue.submit([op.nop()], { drain: true })
+        t.deepEqual([await batch, await drained], [[content.length], [0]])
+      }
+      t.is(fs.readFileSync(mounted.behind('written')).compare(content), 0)
+      t.is(target.compare(content), 0)
+      assertIdle(t, queue)
+    }
+  },
+)
