@@ -5,9 +5,11 @@ import { constants } from 'node:buffer'
 import fs from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import { type File, Queue, type QueueOptions } from 'node-uring'
+import { FUSE, fuse } from './helpers/fuse.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, scratch } from './helpers/scratch.js'
+import { needs } from './helpers/skip.js'
 import test, { type ExecutionContext } from './helpers/test.js'
 
 const KIB = 1024
@@ -195,6 +197,30 @@ test.serial('70,000 operations that all wait for something end when it comes', a
   assertIdle(t, queue)
 })
 
+test.serial('a transfer that has its slot, and a close, wait for no slot', async (t) => {
+  const queue = ring(t)
+  const [file, other] = [await queue.open(scratch(t), 'w'), await queue.open(scratch(t), 'w')]
+  const { end } = await endlessReads(t, queue, SLOTS - 1)
+  // It has the last, and pieces that are still to be staged when others wait for a slot.
+  const written = file.writeAt(pattern(3 * MIB), 0)
+  const nop = queue.nop()
+  t.is(queue.stats().waiting, 1)
+  t.is(await written, 3 * MIB)
+  await nop
+  const abort = new AbortController()
+  const sleep = rejection(queue.sleep(120_000, { signal: abort.signal }))
+  const waiting = queue.nop()
+  t.is(queue.stats().waiting, 1)
+  // Nothing gives a slot back before it is over.
+  await other.close()
+  t.is(queue.stats().waiting, 1)
+  await end()
+  await waiting
+  abort.abort()
+  await sleep
+  assertIdle(t, queue)
+})
+
 // ---- memory for copies --------------------------------------------------------------------------
 
 /** Transfers of plain memory, of two sizes, with all else between them. */
@@ -269,6 +295,66 @@ test.serial(
   },
 )
 
+/** Has each of the reads bring the bytes. One at a time: two writes that meet in the FIFO are one read. */
+async function feed(
+  stream: File,
+  bytes: Uint8Array,
+  reads: readonly Promise<number>[],
+): Promise<void> {
+  const left = new Set(reads)
+  while (left.size > 0) {
+    await stream.writeAt(bytes, 0)
+    // In an array: a promise that resolves with a promise would resolve with what that resolves with.
+    const [done] = await Promise.race([...left].map(async (read) => [read, await read] as const))
+    left.delete(done)
+  }
+}
+
+test.serial(
+  'who needs little memory for copies does not overtake who waits for much',
+  async (t) => {
+    const queue = ring(t, { bounceBytes: 2 * MIB, arena: { slabBytes: 64 * KIB } })
+    const stream = await queue.open(fifo(t), 'r+')
+    const file = await queue.open(scratch(t, pattern(1000)))
+    const reads = [MIB, 512 * KIB, MIB].map((bytes) => stream.readAt(Buffer.alloc(bytes), 0))
+    t.is(queue.stats().waiting, 1)
+    // There is room for it, and there would always be for one more.
+    const little = file.readAt(Buffer.alloc(1000), 0)
+    t.is(queue.stats().waiting, 2)
+    t.true(await isPending(little))
+    await feed(stream, queue.alloc(10), reads)
+    t.is(await little, 1000)
+    t.deepEqual(await Promise.all(reads), [10, 10, 10])
+    assertIdle(t, queue)
+  },
+)
+
+needs(test.serial, FUSE)(
+  'a transfer that is cancelled between two pieces waits for no memory',
+  async (t) => {
+    const mounted = await fuse(t, 'sync', { file: { held: true } })
+    const queue = ring(t, { bounceBytes: 2 * MIB })
+    const stream = await queue.open(fifo(t), 'r+')
+    const file = await queue.open(mounted.at('file'), 'r+')
+    const abort = new AbortController()
+    const written = rejection(file.writeAt(pattern(2 * MIB), 0, { signal: abort.signal }))
+    await mounted.held(1)
+    const reads = [MIB, MIB, MIB].map((bytes) => stream.readAt(Buffer.alloc(bytes), 0))
+    // One of two gets the memory of its first piece.
+    t.is(queue.stats().waiting, 2)
+    abort.abort()
+    mounted.release()
+    const { code, bytesWritten } = await written
+    t.is(code, 'ABORT_ERR')
+    t.is(bytesWritten, fs.statSync(mounted.behind('file')).size)
+    t.is(queue.stats().waiting, 1)
+    const ended = reads.map(rejection)
+    await stream.close({ timeoutMs: 0 })
+    await Promise.all(ended)
+    assertIdle(t, queue)
+  },
+)
+
 test.serial('what needs no memory for copies does not wait behind what waits for it', async (t) => {
   const queue = ring(t, { bounceBytes: 2 * MIB })
   const stream = await queue.open(fifo(t), 'r+')
@@ -286,14 +372,7 @@ test.serial('what needs no memory for copies does not wait behind what waits for
   t.is(queue.stats().waiting, 1)
   t.true(mine.equals(content))
   // Memory is free again once there is something to read.
-  // One at a time: two writes that meet in the FIFO are one read.
-  const left = new Set(reads)
-  while (left.size > 0) {
-    t.is(await stream.writeAt(mine, 0), 1000)
-    // In an array: a promise that resolves with a promise would resolve with what that resolves with.
-    const [done] = await Promise.race([...left].map(async (read) => [read, await read] as const))
-    left.delete(done)
-  }
+  await feed(stream, mine, reads)
   await settled
   t.deepEqual(await Promise.all(reads), [1000, 1000, 1000])
   assertIdle(t, queue)
