@@ -33,11 +33,15 @@ test('a direct read that brings all that was asked for ends no chain, also withi
     }
   }
   // One that the end of the file cut short ends it.
-  const [count, next] = await queue.submit([op.read(file, Buffer.alloc(809), 8192), op.nop()], {
-    link: 'soft',
-  })
-  t.is(count, 808)
-  t.is((next as unknown as { code: string }).code, 'ECANCELED')
+  for (const [length, position] of [
+    [809, 8192],
+    [8950, 100],
+  ] as const) {
+    const chain = [op.read(file, Buffer.alloc(length), position), op.nop()]
+    const [count, next] = await queue.submit(chain, { link: 'soft' })
+    t.is(count, 9000 - position)
+    t.is((next as unknown as { code: string }).code, 'ECANCELED')
+  }
   assertIdle(t, queue)
 })
 
@@ -57,6 +61,16 @@ test('a write that is copied writes what a read before it brought in place', asy
       t.is((await direct.bytesAt(0, 4)).toString(), 'RRRR', link)
       await direct.writeAt(Buffer.alloc(4096, '.'), 0)
     }
+  }
+  // One that is short ends the chain.
+  const short = await queue.open(scratch(t, Buffer.alloc(2048, 'S')))
+  const shorts = [op.read(short, view, 0)]
+  if (queue.backend === 'io_uring') shorts.push(op.readv(short, [view], 0))
+  for (const read of shorts) {
+    const [count, next] = await queue.submit([read, op.write(direct, view, 0)], { link: 'soft' })
+    t.is(count, 2048)
+    t.is((next as unknown as { code: string }).code, 'ECANCELED')
+    t.is((await direct.bytesAt(0, 4)).toString(), '....')
   }
   assertIdle(t, queue)
 })

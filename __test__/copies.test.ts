@@ -265,3 +265,14 @@ test('a copy reads its options once', async (t) => {
   t.is(new Set(asked).size, asked.length, asked.join(' '))
   assertIdle(t, queue)
 })
+
+test('a copy after many others has a pipe, and passes no bytes through this process', async (t) => {
+  const queue = ring(t)
+  const content = pattern(100_000)
+  const at = scratch(t)
+  const [from, to] = [await queue.open(scratch(t, content)), await queue.open(at, 'w')]
+  for (let i = 0; i < 20; i++) t.is(await from.copyTo(to), content.length)
+  if (queue.backend === 'io_uring') t.is(queue.stats().bouncedBytes, 0)
+  t.is(fs.readFileSync(at).compare(content), 0)
+  assertIdle(t, queue)
+})

@@ -183,4 +183,13 @@ for (const memory of ['arena', 'plain']) {
       t.is(fs.readFileSync(file, 'latin1'), '')
     },
   )
+
+  bashTest(`a write behind a recv in a chain writes what came, ${memory} memory`, async (t) => {
+    const file = scratch(t, Buffer.of())
+    const args = ['--input-type=module', '--eval', SHORT_OF_ALL, file, memory]
+    const [socket, printed] = await blocking(t, args)
+    socket.end('abcdefgh')
+    t.deepEqual(JSON.parse(await printed), [8, 8])
+    t.is(fs.readFileSync(file, 'latin1'), 'abcdefgh')
+  })
 }
