@@ -12,6 +12,7 @@ import {
   OP_WRITE,
   OP_WRITEV,
 } from '../src/backend.ts'
+import { Fifo } from '../src/fifo.ts'
 import type { FileState } from '../src/file-state.ts'
 import { DSYNC } from '../src/modifiers.ts'
 import { Operation } from '../src/slots.ts'
@@ -237,4 +238,20 @@ test('in whatever order they run and end, none succeeds beside a failure or afte
     }),
     { numRuns: 3000 },
   )
+})
+
+test('a FIFO that is empty has no last to take, and keeps what comes', (t) => {
+  const fifo = new Fifo<number>()
+  for (const one of [1, 2]) fifo.push(one)
+  for (const one of [1, 2]) {
+    t.is(fifo.first, one)
+    fifo.shift()
+  }
+  fifo.shift()
+  t.is(fifo.last, undefined)
+  fifo.pop()
+  for (const one of [3, 4]) fifo.push(one)
+  t.deepEqual([fifo.first, fifo.last], [3, 4])
+  fifo.pop()
+  t.deepEqual([fifo.first, fifo.last], [3, 3])
 })
