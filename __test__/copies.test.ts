@@ -276,3 +276,41 @@ test('a copy after many others has a pipe, and passes no bytes through this proc
   t.is(fs.readFileSync(at).compare(content), 0)
   assertIdle(t, queue)
 })
+
+test('a copy to a direct file takes whole blocks, and says so where there is a rest', async (t) => {
+  const queue = ring(t)
+  const [content, at] = [pattern(9000), scratch(t)]
+  const from = await queue.open(scratch(t, content))
+  const to = await queue.open(at, 'w+', { direct: true })
+  t.is(await from.copyTo(to, { length: 8192 }), 8192)
+  t.is(fs.readFileSync(at).compare(content, 0, 8192), 0)
+  const { code, bytesWritten } = await rejection(from.copyTo(to))
+  t.deepEqual([code, bytesWritten], ['ERR_URING_ALIGNMENT', 0])
+  assertIdle(t, queue)
+})
+
+test('a copy between files that the kernel has no splice for, or that a queue is without, is whole', async (t) => {
+  const queue = ring(t, { without: ['splice'] })
+  const [content, at] = [pattern(300_000), scratch(t)]
+  const from = await queue.open(scratch(t, content))
+  t.is(await from.copyTo(await queue.open(at, 'w')), content.length)
+  t.is(fs.readFileSync(at).compare(content), 0)
+  assertIdle(t, queue)
+})
+
+test('a write after a direct read from within a block goes where it is to', async (t) => {
+  const queue = ring(t)
+  const content = pattern(8192)
+  const direct = await queue.open(scratch(t, content), 'r', { direct: true })
+  const at = scratch(t, Buffer.alloc(1000, '.'))
+  const file = await queue.open(at, 'r+')
+  for (let turn = 0; turn < 3; turn++) {
+    const read = Buffer.alloc(100)
+    t.is(await direct.readAt(read, 777), 100)
+    t.is(read.compare(content, 777, 877), 0)
+    t.is(await file.writeAt(Buffer.alloc(10, 'x'), 500), 10)
+    t.is(fs.readFileSync(at, 'latin1').indexOf('x'), 500)
+    fs.writeFileSync(at, Buffer.alloc(1000, '.'))
+  }
+  assertIdle(t, queue)
+})
