@@ -477,7 +477,7 @@ export class Operations {
     const { resolve, file, other, companion, batch, index, whole } = op
     if (op.begun !== 0) this.observer.ends(op, value)
     if (op.limited) this.limits.release(op)
-    this.waiting.order.delete(op)
+    if (op.isUnfinished) this.waiting.order.delete(op)
     if (companion !== undefined) this.slots.give(companion)
     if (whole?.step === op) whole.step = undefined
     this.slots.give(op)

@@ -21,6 +21,11 @@ export class Order {
     this.#freed = freed
   }
 
+  /** Whether all that begins has to wait. */
+  get drains(): boolean {
+    return this.#drains
+  }
+
   /** Whether what begins, and drains or does not, has to wait. */
   holdsBack(drains: boolean): boolean {
     return this.#count > 0 && (drains || this.#drains)

@@ -30,6 +30,7 @@ import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
 import { APPENDS, NOWAIT } from './modifiers.js'
 import type { Operations } from './operations.js'
+import type { Order } from './order.js'
 import { refusalError } from './refusals.js'
 import {
   canBeginAgain,
@@ -53,12 +54,14 @@ const RESULT_BYTES_MIN = 128 << 10
 /** The transfers of one queue. */
 export class Transfers {
   readonly #operations: Operations
+  readonly #order: Order
   readonly #backend: Backend
   /** Bytes copied on their way to or from the kernel. */
   bouncedBytes = 0
 
   constructor(operations: Operations, backend: Backend) {
     this.#operations = operations
+    this.#order = operations.waiting.order
     this.#backend = backend
   }
 
@@ -92,7 +95,7 @@ export class Transfers {
     op.opcode = opcode
     op.datasync = datasync
     op.flags = flags
-    op.partOf = partOf
+    if (partOf !== undefined) op.partOf = partOf
     if (typeof within === 'object') {
       op.whole = within
       within.step = op
@@ -193,7 +196,7 @@ export class Transfers {
       return this.#operations.refused(op, refusal)
     }
     // It may be short, or go in pieces: more of it is to come.
-    this.#operations.waiting.order.add(op, (op.flags & FLAG_DRAIN) !== 0)
+    if (!op.isUnfinished) this.#order.add(op, (op.flags & FLAG_DRAIN) !== 0)
     this.#operations.took(op)
     if (chained) {
       op.expected = 1

@@ -9,6 +9,7 @@ import { Order } from './order.js'
 import {
   type Line,
   type Operation,
+  STAGED,
   WAITS_FOR_MEMORY,
   WAITS_FOR_ORDER,
   WAITS_FOR_SLOT,
@@ -64,6 +65,13 @@ export class Waiting {
   begin(op: Operation): void {
     const operations = this.#operations
     const { forSlot, forMemory, forOrder } = operations.slots
+    const isAlone =
+      forOrder.head === undefined && forMemory.head === undefined && forSlot.head === undefined
+    if (isAlone && (op.flags & FLAG_DRAIN) === 0 && !this.order.drains) {
+      const outcome = operations.start(op)
+      if (outcome !== STAGED) this.#wait(op, outcome)
+      return
+    }
     // Cancelled between two pieces, or by whoever was told that it begins: it waits for nothing more.
     if (isCancelled(op)) operations.start(op)
     else if (forOrder.head !== undefined && isNew(op)) this.#wait(op, WAITS_FOR_ORDER)
