@@ -60,7 +60,9 @@ class Program {
     if (step.drain) this.#section()
     if (step.long) this.#long(step, number)
     else this.#batch(step, number)
-    if (step.drain) this.#section()
+    // Of a batch without links the first alone is what later ones wait for.
+    const isOne = step.long || step.link !== 'none' || step.acts.length === 1
+    if (step.drain && isOne) this.#section()
   }
 
   #section(): void {

@@ -148,7 +148,7 @@ needs(test, { commands: ['script'] })(
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     t.teardown(() => child.kill('SIGKILL'))
-    while (!fs.existsSync(at)) await after(10)
+    for (let turn = 0; turn < 3000 && !fs.existsSync(at); turn++) await after(10)
     await after(20)
     const { outcomes, ticks } = JSON.parse(fs.readFileSync(at, 'utf8'))
     t.deepEqual(outcomes, ['ERR_URING_TIMEOUT', 'ERR_URING_TIMEOUT', 'ERR_URING_TIMEOUT'])
