@@ -65,8 +65,7 @@ export class Waiting {
   begin(op: Operation): void {
     const operations = this.#operations
     const { forSlot, forMemory, forOrder } = operations.slots
-    const isAlone =
-      forOrder.head === undefined && forMemory.head === undefined && forSlot.head === undefined
+    const isAlone = forOrder.head === undefined && !this.#waitsForRoom()
     if (isAlone && (op.flags & FLAG_DRAIN) === 0 && !this.order.drains) {
       const outcome = operations.start(op)
       if (outcome !== STAGED) this.#wait(op, outcome)

@@ -3,9 +3,10 @@
 //!
 //! Node finalizes an external buffer when its memory is freed, and also when the environment ends,
 //! even if the memory lives on: `ArrayBuffer.prototype.transfer` (Node 22) makes a buffer that can be
-//! posted to another thread, and so does a byte stream (`ReadableStream`, also of Node 20). So when Node finalizes the first buffer at the end of an environment we
-//! look at all the others, which it has not touched yet: one that is detached or gone, and was not
-//! given back, was moved, and its memory is kept mapped for ever. Of the first we cannot know, and
+//! posted to another thread, and so does a byte stream (`ReadableStream`, also of Node 20). So when
+//! Node finalizes the first buffer at the end of an environment we look at all the others, which it
+//! has not touched yet: one that is detached or gone, and was not given back, was moved, and its
+//! memory is kept mapped for ever. Of the first we cannot know, and
 //! Node begins with the newest: so after each turn in which something was exposed, the newest is made
 //! one that nobody has. (When a thread is ended within such a turn, the memory of the first is kept,
 //! too.)
