@@ -143,8 +143,8 @@ async function directReads(bench: Bench, folder: string, type: string): Promise<
   await writer.close()
   const options = { entries: DEPTH, cqEntries: DEPTH }
   const { queue, file, close } = await openBoth(path, true, options)
-  // Two calls, so that there are reads to go on with when one of them ends, in halves of 2 MiB.
-  const both = queue.alloc(4 * DEPTH * BLOCK_BYTES)
+  // Two calls of 2 MiB, so that there are reads to go on with when one of them ends.
+  const both = queue.alloc(8 * DEPTH * BLOCK_BYTES)
   const halves = [both.subarray(0, both.length / 2), both.subarray(both.length / 2)]
   const long = [queue.alloc(LONG * BLOCK_BYTES)]
   const blocks = new Blocks(FILE_BYTES, BLOCK_BYTES)

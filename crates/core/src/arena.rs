@@ -5,12 +5,14 @@
 //! is free again when nobody holds it. A mapping lives as long as the arena or an exposed
 //! `ArrayBuffer` refers to it, whichever is longer. Never gives out an address without a hold.
 
+mod copy;
 mod mapping;
 mod pools;
 mod slab;
 
 use std::rc::Rc;
 
+pub use copy::copy;
 pub use mapping::{Address, Mapping};
 pub use slab::{CHUNK_BYTES_MAX, ChunkId, PAGE_BYTES, Registration, SLAB_BYTES_MAX};
 

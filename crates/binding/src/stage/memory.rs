@@ -4,7 +4,7 @@ use std::ptr;
 use std::rc::Rc;
 
 use napi::sys::{self, TypedarrayType};
-use node_uring_core::arena::{BadChunk, Exhausted};
+use node_uring_core::arena::{self, BadChunk, Exhausted};
 use node_uring_core::{Arena, ChunkId, Pool, Refusal};
 
 use super::call::Call;
@@ -28,7 +28,7 @@ impl<const N: usize> Call<'_, N> {
         let Some(target) = self.range(index, target_offset, length) else { return Ok(false) };
         // SAFETY: `target` has `length` bytes (`range`), looked up in this call with no JavaScript in
         // between; `source` is a bounce chunk, which no ArrayBuffer covers.
-        unsafe { ptr::copy(source.as_ptr(), target, source.len()) };
+        unsafe { arena::copy(source.as_ptr(), target, source.len()) };
         Ok(true)
     }
 }
@@ -62,7 +62,7 @@ pub unsafe extern "C" fn take(
             // SAFETY: `source` has `length` bytes (`range`), `target` is arena memory of that length
             // that was free until now, so they cannot overlap... unless JavaScript passes a view of
             // arena memory, which is another chunk: chunks do not overlap either.
-            unsafe { ptr::copy_nonoverlapping(source, target.as_mut_ptr(), target.len()) };
+            unsafe { arena::copy(source, target.as_mut_ptr(), target.len()) };
         } else if pool == Pool::Alloc {
             arena.zero(id).ok()?;
         }

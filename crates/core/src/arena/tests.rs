@@ -72,6 +72,25 @@ fn a_range_outside_the_length_that_was_asked_for_is_refused() {
 }
 
 #[test]
+fn a_copy_is_of_all_bytes_and_no_others_wherever_it_begins() {
+    let source: Vec<u8> = (0..3 * PAGE_BYTES).map(|at| (at % 251) as u8 + 1).collect();
+    let mut target = vec![0; 5 * PAGE_BYTES];
+    // How far behind the source it begins, page by page: near, as far as near goes, and elsewhere.
+    let first = (source.as_ptr() as usize).wrapping_sub(target.as_ptr() as usize) % PAGE_BYTES;
+    for behind in [0, 1, 16, 31, 32, 63, 64, 65, 2048, PAGE_BYTES - 16] {
+        let start = first + behind;
+        for length in [0, 1, 63, 64, 65, 127, 128, 1000, PAGE_BYTES, 2 * PAGE_BYTES + 100] {
+            target.fill(0);
+            // SAFETY: two vectors, with room for what is copied.
+            unsafe { copy(source.as_ptr(), target.as_mut_ptr().add(start), length) };
+            assert_eq!(target[start..start + length], source[..length], "{behind} {length}");
+            let around = target[..start].iter().chain(&target[start + length..]);
+            assert!(around.into_iter().all(|&byte| byte == 0), "{behind} {length}");
+        }
+    }
+}
+
+#[test]
 fn pools_do_not_starve_each_other() {
     let mut arena = small();
     while arena.take(Pool::Alloc, 4096).is_ok() {}
