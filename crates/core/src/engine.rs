@@ -188,6 +188,8 @@ pub struct Engine {
     round: u32,
     turn_started: Option<Instant>,
     inline_bytes_turn: u32,
+    /// What was delivered before this turn.
+    delivered_before: u64,
     many_started: Option<Instant>,
     refused: u32,
     /// Turns since the last completion that ended with the kernel's word that an enter would bring one, and
@@ -272,6 +274,7 @@ impl Engine {
             round: 0,
             turn_started: None,
             inline_bytes_turn: 0,
+            delivered_before: 0,
             many_started: None,
             refused: 0,
             futile: 0,

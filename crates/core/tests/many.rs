@@ -45,6 +45,24 @@ fn many_more_than_the_queues_hold_complete_as_one_each_with_its_own_bytes() {
 }
 
 #[test]
+fn one_enter_does_so_many_short_reads_however_few_bytes_they_are() {
+    let directory = Directory::new();
+    let mut it = Loop::new(with_entries(4096, 4096));
+    let file = it.adopt(directory.file("file", &pattern(4096, 1)));
+    let chunk = it.chunk(1000 * 16);
+    it.engine.stage_many(many_reads(0, file, chunk, 16, &[0; 1000])).expect("staged");
+    it.engine.flush();
+    assert_eq!(it.engine.stats().submitted, 512, "of many");
+    assert_eq!(it.result(0), 1000);
+    for slot in 0..1000 {
+        it.stage(&read(slot, file, chunk, (u64::from(slot) * 16, 16), 0));
+    }
+    it.engine.flush();
+    assert_eq!(it.engine.stats().submitted, 1000 + 512, "of single ones");
+    it.settle();
+}
+
+#[test]
 fn reads_across_the_end_count_what_there_was_and_failing_ones_say_their_errno() {
     let directory = Directory::new();
     let mut it = Loop::new(small());

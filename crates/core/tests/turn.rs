@@ -101,6 +101,18 @@ fn a_turn_ends_although_each_delivery_stages_more() {
 }
 
 #[test]
+fn a_turn_ends_when_a_thousand_are_delivered_however_few_rounds_that_took() {
+    let mut it = Loop::new(with_entries(512, 4096));
+    for slot in 0..4096 {
+        it.stage(&nop(slot));
+    }
+    assert_eq!(it.pump(), Turn::Again);
+    assert_eq!(it.done.len(), 1024);
+    it.settle();
+    assert_eq!(it.done.len(), 4096);
+}
+
+#[test]
 fn what_a_flush_submitted_is_delivered_by_the_next_turn() {
     let mut it = Loop::new(small());
     it.stage(&nop(1));

@@ -4,6 +4,17 @@
 /// Bytes that the submitting thread copies inside one enter, beyond which the rest waits for the next:
 /// what bounds how long enter takes, and with it how late a timer can be.
 pub(super) const INLINE_ENTER_BYTES: u32 = 1 << 20;
+/// A read counts as so many of these at least: 16 bytes take half as long as 4 KiB.
+const INLINE_MIN_BYTES: u32 = 2 << 10;
+
+/// What a read that is inline takes of [`INLINE_ENTER_BYTES`]; nothing where there is none.
+#[inline]
+pub(super) const fn cost_bytes(inline_bytes: u32) -> u32 {
+    match inline_bytes {
+        1..INLINE_MIN_BYTES => INLINE_MIN_BYTES,
+        _ => inline_bytes,
+    }
+}
 
 /// What reads of the page cache cost the thread that submits them: it copies inside enter.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::Engine;
-use super::inline::INLINE_ENTER_BYTES;
+use super::inline::{INLINE_ENTER_BYTES, cost_bytes};
 use super::turn::TURN_MAX;
 use crate::arena::ChunkId;
 use crate::files::{FileHandle, Target};
@@ -133,7 +133,7 @@ impl Engine {
         in_flight.submit_many(&mut sq, before, &mut budget, |length| {
             let punted = inline.punts(length, false, inline_bytes_turn);
             stats.punted += u64::from(punted);
-            punted
+            (!punted).then_some(cost_bytes(length) as usize)
         });
         drop(sq);
         let more = self.in_flight.has_many() || !self.urgent.is_empty();

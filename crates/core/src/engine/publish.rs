@@ -2,7 +2,7 @@
 //! order, many last. Chains go whole or not at all.
 
 use super::Engine;
-use super::inline::INLINE_ENTER_BYTES;
+use super::inline::{INLINE_ENTER_BYTES, cost_bytes};
 
 impl Engine {
     /// Moves what is staged into the submission queue, as far as there is room.
@@ -72,7 +72,7 @@ impl Engine {
                 self.inline.punts(waiting.inline_bytes, alone, &mut self.inline_bytes_turn);
             self.stats.punted += u64::from(to_worker);
             if !to_worker {
-                inline_left = inline_left.saturating_sub(waiting.inline_bytes);
+                inline_left = inline_left.saturating_sub(cost_bytes(waiting.inline_bytes));
             }
             let pushed = sq.push(self.in_flight.submit(slot, to_worker));
             debug_assert!(pushed, "there was room");

@@ -12,6 +12,9 @@ const ROUNDS_UNTIMED: u32 = 4;
 /// Rounds that a turn has at most: with one short operation at a time, 16 rounds cost 843 ns an
 /// operation and 4 cost 947, and all 16 are over in 14 µs.
 const ROUNDS_MAX: u32 = 64;
+/// A turn delivers no more when it has delivered so many: each runs JavaScript, a quarter to half a
+/// microsecond, and a few rounds of a thousand are over before anybody looks at the clock.
+const DELIVERED_MAX: u64 = 1024;
 /// A turn delivers no more when this much time has gone since its first delivery.
 pub(super) const TURN_MAX: Duration = Duration::from_micros(200);
 /// How long the loop looks for completions before it sleeps, with [`Reap::PollBriefly`].
@@ -38,6 +41,7 @@ impl Engine {
         if self.round == 0 {
             self.reaper.disarm(&mut self.ring);
             self.inline_bytes_turn = 0;
+            self.delivered_before = self.delivered();
             self.many_started = None;
             self.look_after_missed();
         }
@@ -82,6 +86,7 @@ impl Engine {
     fn may_deliver(&mut self) -> bool {
         match self.round {
             0 => true,
+            _ if self.delivered() - self.delivered_before >= DELIVERED_MAX => false,
             1 => {
                 self.turn_started = Some(Instant::now());
                 true
@@ -91,6 +96,11 @@ impl Engine {
             round if round % ROUNDS_UNTIMED != 0 => true,
             _ => self.turn_started.is_none_or(|started| started.elapsed() < TURN_MAX),
         }
+    }
+
+    /// Completions and messages, since the beginning.
+    const fn delivered(&self) -> u64 {
+        self.stats.completed + self.stats.messages
     }
 
     /// Fills `out`; false when nothing is complete.

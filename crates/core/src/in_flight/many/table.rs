@@ -116,13 +116,14 @@ impl InFlight {
         many
     }
 
-    /// Submits of those staged before `sequence`, each in its turn, as far as budget and queue go.
+    /// Submits of those staged before `sequence`, each in its turn, as far as budget and queue go. What one
+    /// takes of the budget's bytes `cost` says by its length, or that it goes to a worker.
     pub(crate) fn submit_many(
         &mut self,
         sq: &mut Submission,
         before: u64,
         budget: &mut Budget,
-        mut to_worker: impl FnMut(u32) -> bool,
+        mut cost: impl FnMut(u32) -> Option<usize>,
     ) {
         let Table { places, active, with_kernel, .. } = &mut self.many;
         for _ in 0..active.len() {
@@ -140,10 +141,9 @@ impl InFlight {
                 }
                 let Some(index) = many.next_index() else { break };
                 let entry = many.entry(&template, number, index, |length| {
-                    let punted = to_worker(length);
-                    let inline_bytes = if punted { 0 } else { length as usize };
-                    budget.inline_bytes = budget.inline_bytes.saturating_sub(inline_bytes);
-                    punted
+                    let taken = cost(length);
+                    budget.inline_bytes = budget.inline_bytes.saturating_sub(taken.unwrap_or(0));
+                    taken.is_none()
                 });
                 let pushed = sq.push(&Sqe(entry));
                 debug_assert!(pushed, "no more are taken than there is room for");
