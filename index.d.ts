@@ -18,7 +18,8 @@ export declare class Engine {
    * `io_uring_setup(2)`, `eventfd(2)`; -5 (EIO) where the event loop cannot be joined.
    *
    * `deliver(count, slot, result)` gets completions: one as its arguments, more as pairs of 32-bit
-   * numbers in `pairs` (at least 32 KiB); a negative count is the errno that ended the engine.
+   * numbers in `pairs` (at least 32 KiB); a negative count is the errno that ended the engine;
+   * one of 0 asks for `cameRound` when the loop has come round.
    */
   start(options: EngineOptions, deliver: (arg0: number, arg1: number, arg2: number) => void, pairs: ArrayBuffer): number
   /**
@@ -60,6 +61,8 @@ export declare class Engine {
    * does. They are delivered in either case, with -1 for a slot.
    */
   setListening(listening: boolean): void
+  /** The event loop has come round, as a call with a count of 0 had asked. */
+  cameRound(): void
   /**
    * Cancels what is in flight, waits at most `patienceMs` for the kernel, and closes. Returns
    * whether the kernel let go of everything. Completions are not delivered any more.

@@ -3,16 +3,20 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
-import test from 'ava'
+import test, { type ExecutionContext } from 'ava'
+import { op } from 'node-uring'
 import { assertEnded, runChild, story } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
-import { assertIdle, rejection, ring } from './helpers/ring.js'
+import { accustom, assertIdle, rejection, ring } from './helpers/ring.js'
 import { folder, loopDevice, loopMount, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 
 const MIB = 1 << 20
 
-const loopTest = needs(test.serial, { root: true, commands: ['losetup', 'mount', 'umount'] })
+const loopTest = needs(test.serial, {
+  root: true,
+  commands: ['losetup', 'mount', 'umount', 'mkfs.ext4'],
+})
 
 loopTest(
   'a device whose backing was cut off fails reads with EIO, direct and buffered',
@@ -103,6 +107,81 @@ loopTest(
     assertIdle(t, queue)
   },
 )
+
+/** ext4 on a device whose store is a file system of its own, with nothing left there until `makeRoom`. */
+function fullStore(t: ExecutionContext<unknown>) {
+  const store = tmpfs(t, 2 * MIB)
+  const image = path.join(store, 'image')
+  fs.writeFileSync(image, '')
+  fs.truncateSync(image, 32 * MIB)
+  const sparse = ['-O', '^has_journal', '-E', 'lazy_itable_init=0', '-m', '0', '-N', '32']
+  execFileSync('mkfs.ext4', ['-q', '-F', ...sparse, image], { stdio: 'pipe' })
+  const at = folder(t)
+  execFileSync('mount', ['-o', 'errors=continue', loopDevice(t, image), at])
+  t.teardown(() => execFileSync('umount', ['--lazy', at]))
+  const ballast = path.join(store, 'ballast')
+  return {
+    log: path.join(at, 'log'),
+    fill() {
+      const fd = fs.openSync(ballast, 'w')
+      t.throws(() => {
+        for (;;) fs.writeSync(fd, Buffer.alloc(4096))
+      })
+      fs.closeSync(fd)
+    },
+    makeRoom: () => fs.unlinkSync(ballast),
+  }
+}
+
+/** Somebody else's write to the file, which is lost. */
+function lose(log: string): void {
+  const fd = fs.openSync(log, 'r+')
+  fs.writeSync(fd, Buffer.alloc(65_536, '?'), 0, 65_536, 65_536)
+  try {
+    fs.fsyncSync(fd)
+  } catch {
+    // So it is.
+  }
+  fs.closeSync(fd)
+}
+
+loopTest('appends to a file opened with O_DSYNC that say ENOSPC are there once', async (t) => {
+  const { log, fill, makeRoom } = fullStore(t)
+  fs.writeFileSync(log, Buffer.alloc(4096, '.'))
+  const queue = ring(t)
+  const { O_APPEND, O_DSYNC, O_RDWR } = fs.constants
+  const file = await queue.open(log, O_RDWR | O_APPEND | O_DSYNC)
+  await accustom(file)
+  fill()
+  lose(log)
+  makeRoom()
+  const before = fs.statSync(log).size
+  const records = Array.from({ length: 8 }, (_, i) => Buffer.alloc(1000, 65 + i))
+  const outcomes = await Promise.allSettled(records.map((record) => file.append(record)))
+  t.true(outcomes.some(({ status }) => status === 'rejected'))
+  const content = fs.readFileSync(log).subarray(before)
+  t.deepEqual(content, Buffer.concat(records))
+  assertIdle(t, queue)
+})
+
+loopTest('no sync succeeds after a write that syncs was told of what others lost', async (t) => {
+  const { log, fill, makeRoom } = fullStore(t)
+  fs.writeFileSync(log, Buffer.alloc(4096, '.'))
+  const queue = ring(t)
+  const file = await queue.open(log, 'r+')
+  await file.datasync()
+  fill()
+  t.is(await file.writeAt(Buffer.alloc(4096, 'A'), 8192), 4096, 'into the page cache')
+  lose(log)
+  makeRoom()
+  const written = op.write(file, Buffer.alloc(100, 'B'), 0, { dsync: true })
+  const [error] = await queue.submit([written])
+  t.true(error instanceof Error)
+  for (const sync of [file.datasync(), file.sync(), queue.commit(file)]) {
+    t.is((await rejection(sync)).code, (error as Error & { code: string }).code)
+  }
+  assertIdle(t, queue)
+})
 
 /** Writes to a file system that is frozen meanwhile, and says what came of it. */
 const FROZEN = `

@@ -4,7 +4,7 @@
  * one after the other, each by way of a kernel worker: ARCHITECTURE.md has what 64 of them cost.
  *
  * That write is an ordinary operation; what each caller has is a share in it. When it fails midway, those
- * behind the place are written by themselves, as they would have been.
+ * before the place have what they wanted, and those behind it fail as it did.
  */
 import { types } from 'node:util'
 import { OP_FSYNC, OP_WRITE } from './backend.js'
@@ -161,7 +161,7 @@ export class Appends {
     this.#length = 0
     // Cancelled, with the file or the queue, before it went.
     if (write.members.some(({ op }) => op.cancelled)) {
-      this.#eachAlone(write, 0)
+      this.#eachAlone(write)
       return
     }
     void this.#write(write, 0, length).then(
@@ -170,8 +170,12 @@ export class Appends {
       },
       (error: Error) => {
         const written = writtenBy(error)
-        if (written < length) this.#eachAlone(write, written)
-        else this.#notSynced(write.members, error)
+        // What is synced as it is written may all be in the file: it was the sync that failed.
+        const isWhole = written < length && !this.#file.dsync
+        const whole = isWhole ? write.members.filter(({ end }) => end <= written) : []
+        this.#failed(write.members.slice(whole.length), error, written)
+        if (write.datasync) void this.#sync(whole)
+        else for (const member of whole) this.#settle(member)
       },
     )
   }
@@ -193,34 +197,23 @@ export class Appends {
     )
   }
 
-  /**
-   * The write failed behind the first `written` bytes: whoever was written whole has what it wanted, but
-   * for the fdatasync, and the others go on by themselves.
-   */
-  #eachAlone(write: Write, written: number): void {
-    const whole: Member[] = []
+  /** Each by itself, but for those that were cancelled. */
+  #eachAlone(write: Write): void {
     for (const member of write.members) {
       const { op, number, start, end } = member
-      const from = Math.max(start, Math.min(written, end))
-      if (from === end && !(write.datasync && op.cancelled)) whole.push(member)
-      else if (op.cancelled) this.#settle(member, abortError(undefined, from - start))
+      if (op.cancelled) this.#settle(member, abortError(undefined, 0))
       else if (op.number === number) {
-        void this.#write(write, from, end).then(
+        void this.#write(write, start, end).then(
           () => this.#settle(member),
-          (error: Error) => {
-            const bytesWritten = from - start + writtenBy(error)
-            this.#settle(member, Object.assign(error, { bytesWritten }))
-          },
+          (error: Error) => this.#settle(member, error),
         )
       }
     }
-    if (whole.length === 0) return
-    if (write.datasync) void this.#sync(whole)
-    else for (const member of whole) this.#settle(member)
   }
 
   /** The fdatasync of those whose write failed behind them. */
   async #sync(members: readonly Member[]): Promise<void> {
+    if (members.length === 0) return
     const options = { internal: true }
     try {
       const result = await this.#operations.call(OP_FSYNC, this.#file, 0, 1, 0, options)
@@ -228,21 +221,23 @@ export class Appends {
         throw this.#operations.failure(result, 'fdatasync', { file: this.#file.path })
       for (const member of members) this.#settle(member)
     } catch (error) {
-      this.#notSynced(members, error as Error)
+      this.#failed(members, error as Error)
     }
   }
 
   /**
-   * All was written, and the fdatasync failed: nobody's bytes are durable. It is not tried again: the
-   * kernel tells of a failed write-back once, and a second fdatasync would find nothing wrong. fsync(2).
+   * The write failed behind the first `written` bytes, or a sync did behind all. It is not tried again. A sync
+   * that failed may have been that of a write that is in the file (where all is mounted or marked to be
+   * synced), which would be there twice; and the kernel tells of a failed write-back once: the next sync would
+   * find nothing wrong. fsync(2).
    */
-  #notSynced(members: readonly Member[], error: Error): void {
-    const { errno, name } = error as Partial<SystemError>
+  #failed(members: readonly Member[], error: Error, written = Infinity): void {
+    const { errno, name, syscall = 'write' } = error as Partial<SystemError>
     for (const member of members) {
-      const bytesWritten = member.end - member.start
+      const bytesWritten = Math.max(0, Math.min(written, member.end) - member.start)
       let own = error
       if (errno !== undefined)
-        own = systemError(errno, 'fdatasync', { file: this.#file.path, bytesWritten })
+        own = systemError(errno, syscall, { file: this.#file.path, bytesWritten })
       else if (name === 'AbortError') own = abortError(undefined, bytesWritten)
       this.#settle(member, own)
     }

@@ -224,6 +224,8 @@ export interface Backend extends RawFunctions {
   /** When operations went to the kernel last and were found complete; null where nobody can tell. */
   stamps(): EngineStamps | null
   setWanted(wanted: boolean): void
+  /** The event loop has come round, as a delivery of none has asked for. */
+  cameRound(): void
   /** Whether messages are waited for, which keeps the event loop alive as an operation does. */
   setListening(listening: boolean): void
   /** The ring's descriptor, or null when closed. */
@@ -236,7 +238,8 @@ export interface Backend extends RawFunctions {
 
 /**
  * Called with completions: `(1, slot, result)` for one, `(count, 0, 0)` for as many pairs of slot and
- * result as lie in the array given beside it, `(-errno, 0, 0)` when the engine failed for good.
+ * result as lie in the array given beside it, `(-errno, 0, 0)` when the engine failed for good; `(0, 0, 0)`
+ * asks for `cameRound` when the event loop has come round.
  */
 export type Deliver = (count: number, slot: number, result: number) => void
 
@@ -306,6 +309,10 @@ export class UringBackend implements Backend {
   setWanted(wanted: boolean): void {
     this.#engine.setWanted(wanted)
   }
+  cameRound(): void {
+    this.#engine.cameRound()
+  }
+
   setListening(listening: boolean): void {
     this.#engine.setListening(listening)
   }

@@ -3,6 +3,7 @@
  * other and end with what fails. Each operation is a record like any other and travels as they do;
  * here is where its result goes, and how a chain gets all that it needs before any of it is staged.
  */
+import { setImmediate } from 'node:timers'
 import {
   FLAG_DRAIN,
   FLAG_HARDLINK,
@@ -210,9 +211,8 @@ export class Batch implements Unfinished {
         const failed = throwOnError ? this.#firstFailure() : undefined
         resolve(failed === undefined ? this.#results : this.#rejected(failed))
       }
-      if (this.#isOver()) this.#endRest()
-      else if (this.#link !== 0) this.#startChain()
-      else this.#feed()
+      if (this.#link === 0 || this.#isOver()) this.#feed()
+      else this.#startChain()
     })
   }
 
@@ -257,17 +257,24 @@ export class Batch implements Unfinished {
   #feed(): void {
     if (this.#feeding) return
     this.#feeding = true
+    let skipped = 0
     while (this.#next < this.#list.length && this.#underWay < WINDOW) {
-      const cancelled = this.#cancelled()
-      if (cancelled !== undefined || this.#isOver()) {
-        this.#endRest(cancelled)
-        break
+      if (skipped === WINDOW) {
+        // An error takes some microseconds to make: of a million nobody is to wait for all.
+        setImmediate(() => {
+          this.#feeding = false
+          this.#feed()
+        })
+        return
       }
       const { file, opcode } = this.#list[this.#next] as BatchOperation
-      const problem = this.#problem(this.#next)
-      if (opcode === OP_CLOSE) this.#close(file as FileState)
-      else if (problem !== undefined) this.#skip(problem)
-      else this.#operations.begin(this.#record(this.#next++))
+      const end = this.#cancelled() ?? this.#over(this.#next)
+      const problem = end ?? this.#problem(this.#next)
+      if (opcode === OP_CLOSE && end === undefined) this.#close(file as FileState)
+      else if (problem !== undefined) {
+        skipped++
+        this.#skip(problem)
+      } else this.#operations.begin(this.#record(this.#next++))
     }
     this.#feeding = false
     this.#endIfOver()
@@ -331,14 +338,12 @@ export class Batch implements Unfinished {
     return overBefore(this.#limits, OP_NOP) !== undefined
   }
 
-  /** What is not begun ends with this, or with what its limits say. */
-  #endRest(error?: Error): void {
-    while (this.#next < this.#list.length) {
-      const made = this.#list[this.#next] as BatchOperation
-      const bytesWritten = isOutgoing(made.opcode) ? 0 : undefined
-      const over = overBefore(this.#limits, made.opcode, bytesWritten, syscallOfCall(made))
-      this.#skip(error ?? over ?? abortError(undefined, bytesWritten))
-    }
+  /** What one of them ends with that the limits keep from beginning. */
+  #over(index: number): Error | undefined {
+    if (this.#limits === undefined) return undefined
+    const made = this.#list[index] as BatchOperation
+    const bytesWritten = isOutgoing(made.opcode) ? 0 : undefined
+    return overBefore(this.#limits, made.opcode, bytesWritten, syscallOfCall(made))
   }
 
   /** A close is not only a call: it waits for what uses the file, and it is the queue's to know. */

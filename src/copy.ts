@@ -196,7 +196,12 @@ class Copy {
     checkAlignment(to, read, at)
     const bytes = piece.subarray(0, read)
     this.#check()
-    await transfers.transfer(OP_WRITE, to, bytes, read, at, false, limits, whole)
+    try {
+      await transfers.transfer(OP_WRITE, to, bytes, read, at, false, limits, whole)
+    } catch (error) {
+      this.#done += (error as { bytesWritten?: number }).bytesWritten ?? 0
+      throw error
+    }
     this.#count(read)
     return true
   }

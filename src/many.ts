@@ -14,6 +14,7 @@ import { ERRNO } from './errno.js'
 import { internalError } from './errors.js'
 import type { Operations } from './operations.js'
 import { type Operation, OVER, WAITS_FOR_MEMORY } from './slots.js'
+import { MAY_BE_REPORTS } from './syncs.js'
 import type { ManyLengths } from './volume.js'
 
 const { EIO } = ERRNO
@@ -88,9 +89,23 @@ export function takeCounts(operations: Operations, op: Operation): boolean {
   return false
 }
 
-/** What the writes of a part tell of the file that they sync: the worst of them. */
+/**
+ * What the writes of a part tell of the file that they sync: what one failed with, where a short one does not say
+ * with what. Then none of them is a success: they run side by side, and the first that looks is told of what
+ * another lost.
+ */
 export function outcomeOfMany(op: Operation, result: number): number {
-  return countsOf(op.many as ManyPart)?.includes(-EIO) ? -EIO : result
+  const part = op.many as ManyPart
+  const counts = countsOf(part)
+  if (counts === undefined) return result
+  const { lengths } = part
+  const isShort = (count: number, index: number) =>
+    count > 0 && count < (typeof lengths === 'number' ? lengths : (lengths[index] as number))
+  const cut = op.file?.fills === true && !op.cancelled && counts.some(isShort)
+  const failure = counts.find((count) => MAY_BE_REPORTS.has(count)) ?? (cut ? -EIO : undefined)
+  if (failure === undefined) return result
+  for (const [index, count] of counts.entries()) if (count > 0) counts[index] = failure
+  return failure
 }
 
 /** A part is over, its counts are there: copies what was read, and settles. */

@@ -6,6 +6,7 @@
  * a closure of its own besides its promise. It is long because it is one way: whoever changes a step of it
  * has to see the others.
  */
+import { setImmediate } from 'node:timers'
 import type { Appends } from './appends.js'
 import {
   type Backend,
@@ -18,6 +19,7 @@ import {
   OP_OPENAT,
   OP_STATX,
   OP_TIMEOUT,
+  OP_WRITEV,
   syscallOf,
   syscallOfCall,
 } from './backend.js'
@@ -354,8 +356,11 @@ export class Operations {
       for (let i = 0; i < count * 2; i += 2) {
         this.#arrive(pairs[i] as number, pairs[i + 1] as number)
       }
-    } else {
+    } else if (count < 0) {
       this.#failAll(-count)
+    } else {
+      setImmediate(() => this.backend.cameRound())
+      return
     }
     this.waiting.admit()
     this.messages.tell()
@@ -590,6 +595,6 @@ export class Operations {
 }
 
 function bytesWrittenBy(op: Operation): number | undefined {
-  if (!isOutgoing(op.opcode)) return undefined
+  if (!isOutgoing(op.opcode) && op.opcode !== OP_WRITEV) return undefined
   return op.many === undefined ? op.done : bytesOfMany(op.many)
 }

@@ -16,7 +16,7 @@ import {
   syscallOfCall,
 } from './backend.js'
 import { ERRNO } from './errno.js'
-import { abortError, rejected, systemError, uringError } from './errors.js'
+import { abortError, rejected, systemError, tellBytesWritten, uringError } from './errors.js'
 import { FileState } from './file-state.js'
 import { type ParsedPath, parseFlags } from './flags.js'
 import { type LimitOptions, type Limits, overBefore } from './limits.js'
@@ -167,17 +167,15 @@ class Steps {
     // What gives the parts may take its time, or for ever: its limits end that, and whatever ends reads.
     const [waiting, ended] = operations.share<never>(OP_READ, undefined, this.#limits)
     const { number } = waiting
+    const before = until(ended)
     try {
       for (let position = 0; ; ) {
-        const { done, value } = await Promise.race([parts.next(), ended])
+        const { done, value } = await before(parts.next())
         if (done) return
         const data = dataOf(value, 'data')
         await this.#write(file, data, position)
         position += data.length
       }
-    } catch (error) {
-      ended.catch(() => {})
-      throw error
     } finally {
       if (waiting.number === number) operations.settle(waiting, undefined)
     }
@@ -190,7 +188,12 @@ class Steps {
     }
     if (length === 0) return
     const { transfers } = this.#operations
-    await transfers.transfer(OP_WRITE, file, bytes, length, position, false, this.#limits, true)
+    try {
+      await transfers.transfer(OP_WRITE, file, bytes, length, position, false, this.#limits, true)
+    } catch (error) {
+      tellBytesWritten(error, position + ((error as { bytesWritten?: number }).bytesWritten ?? 0))
+      throw error
+    }
   }
 
   async rename(from: Buffer, to: Buffer): Promise<void> {
@@ -206,6 +209,25 @@ class Steps {
       await unlink(Buffer.from(path)).catch(() => {})
     }
   }
+}
+
+/**
+ * What the next of many promises comes to, unless `end` rejects first. `Promise.race` would keep all that they
+ * came to for as long as there is no end.
+ */
+function until(end: Promise<never>): <T>(next: Promise<T>) => Promise<T> {
+  let over: { error: unknown } | undefined
+  let stop: ((error: unknown) => void) | undefined
+  end.catch((error: unknown) => {
+    over = { error }
+    stop?.(error)
+  })
+  return (next) =>
+    new Promise((resolve, reject) => {
+      stop = reject
+      next.then(resolve, reject)
+      if (over !== undefined) reject(over.error)
+    })
 }
 
 /** The memory of some content. Throws ERR_INVALID_ARG_TYPE, ERR_URING_BUFFER_DETACHED. */

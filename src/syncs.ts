@@ -19,13 +19,20 @@ import {
 import { ERRNO } from './errno.js'
 import { Fifo } from './fifo.js'
 import { DSYNC } from './modifiers.js'
-import type { Operation } from './slots.js'
+import { KIND_MANY, type Operation } from './slots.js'
 
-const { EACCES, EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, EIO, ENOSYS, ENOTSUP, ESPIPE } = ERRNO
+const { EACCES, EAGAIN, EBADF, ECANCELED, EDQUOT, EINTR, EINVAL, EIO } = ERRNO
+const { ENOSPC, ENOSYS, ENOTSUP, ESPIPE } = ERRNO
 /** What says of a sync that it was not done, and nothing of the data: a wrong argument, a ring that may not. */
 const NOT_DONE: ReadonlySet<number> = new Set(
   [EACCES, EAGAIN, EBADF, ECANCELED, EINTR, EINVAL, ENOSYS, ENOTSUP, ESPIPE].map((errno) => -errno),
 )
+
+/**
+ * What a write that syncs may say of others' data: as what a failed write-back is kept (`mapping_set_error` in
+ * Linux; ext4, XFS and Btrfs keep what they had). A disk that is full now says the same, and cannot be told apart.
+ */
+export const MAY_BE_REPORTS: ReadonlySet<number> = new Set([-EIO, -ENOSPC, -EDQUOT])
 
 /** One sync. */
 export interface Sync {
@@ -54,8 +61,9 @@ export function isSync({ opcode, file, flags }: Operation): boolean {
 /** Notes that an operation was staged, behind the one before it in its chain if there is one. */
 export function noteSync(op: Operation, before?: Operation): void {
   if (!isSync(op)) return
-  // What drains runs beside nothing.
-  op.file?.syncs.add(op, before === undefined && (op.flags & FLAG_DRAIN) === 0)
+  // What drains runs beside nothing. A splice may wait for what never comes, and the others not for it.
+  const waits = op.opcode === OP_SPLICE && op.other?.isRegular !== true
+  op.file?.syncs.add(op, before === undefined && (op.flags & FLAG_DRAIN) === 0 && !waits)
   if (before !== undefined) before.follower = op.sync
 }
 
@@ -114,8 +122,8 @@ export class Syncs {
     sync.isOver = true
     if (outcome >= 0) this.#succeeded(sync, result)
     else {
-      // Of a write others than EIO are of the write itself: a disk that is full.
-      const isFailure = isWrite ? outcome === -EIO : !NOT_DONE.has(outcome)
+      // Others of a write are of the write itself.
+      const isFailure = isWrite ? MAY_BE_REPORTS.has(outcome) : !NOT_DONE.has(outcome)
       if (isFailure) this.#fail(sync, outcome)
       this.#goOnWith(op, result)
     }
@@ -125,9 +133,9 @@ export class Syncs {
   #succeeded(sync: Sync, result: number): void {
     const { op, isWrite, place } = sync
     const isLost = this.#failure !== 0 && (!isWrite || place <= this.#failedLast)
-    if (isLost) this.#goOnWith(op, this.#failure)
+    if (isLost) this.#undo(sync, result, this.#failure)
     else if (this.#oldest() === undefined) this.#goOnWith(op, result)
-    else if ((op.behind ?? op).cancelled) this.#goOnWith(op, -ECANCELED)
+    else if ((op.behind ?? op).cancelled) this.#undo(sync, result, -ECANCELED)
     else {
       sync.held = { last: this.#begun, result }
       this.#held.push(sync)
@@ -181,6 +189,14 @@ export class Syncs {
   #letGo(sync: Sync, result: number): void {
     const { op, number, held } = sync
     sync.held = undefined
-    if (held !== undefined && op.number === number) this.#goOnWith(op, result)
+    if (held === undefined || op.number !== number) return
+    if (result < 0) this.#undo(sync, held.result, result)
+    else this.#goOnWith(op, result)
+  }
+
+  /** Goes on with one that had succeeded as if it had failed. What it has written it has, and says so. */
+  #undo({ op, isWrite }: Sync, succeeded: number, result: number): void {
+    if (isWrite && op.kind !== KIND_MANY) op.done += succeeded
+    this.#goOnWith(op, result)
   }
 }

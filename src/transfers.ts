@@ -419,6 +419,7 @@ export class Transfers {
         else if (op.cancelled) this.#operations.finish(op, -ECANCELED)
         else if (file.fills) this.#operations.begin(op)
         else this.#operations.finish(op, 0)
+        this.#operations.waiting.admit()
       })
     } else {
       this.#operations.begin(op)

@@ -10,6 +10,7 @@ import {
   invalidArgType,
   invalidArgValue,
   rejected,
+  type SystemError,
   systemError,
   uringError,
 } from './errors.js'
@@ -142,7 +143,7 @@ async function inPlace(
     checkBetween(opcode, done, check)
     const result = Number(
       await operations.call(opcode, file, 0, 0, from, options).catch((error: Error) => {
-        throw withWritten(opcode, error, done)
+        throw withWritten(opcode, error, done + ((error as SystemError).bytesWritten ?? 0))
       }),
     )
     if (result === -EAGAIN && opcode === OP_READV && done > 0) return done

@@ -276,6 +276,8 @@ export class NodeBackend implements Backend {
   setWanted(wanted: boolean): void {
     this.#turns.setWanted(wanted)
   }
+  cameRound(): void {}
+
   /** Nobody can post to it. */
   setListening(): void {}
 

@@ -23,7 +23,7 @@ import {
   TIMEOUT_ABSOLUTE,
 } from '../backend.js'
 import { ERRNO } from '../errno.js'
-import { lineOf, type OpenFile } from './files.js'
+import { type Direction, lineOf, type OpenFile } from './files.js'
 import type { Many } from './many.js'
 import { errnoOf, packStatx } from './statx.js'
 import type { Timers, Withdraw } from './timers.js'
@@ -214,11 +214,16 @@ function callMany(request: Request, many: Many, timers: Timers, done: Done): num
   }, done)
 }
 
+function directionOf({ file, opcode }: Move): Direction {
+  return opcode === OP_READ ? (file as OpenFile).reads : (file as OpenFile).writes
+}
+
 /** pread(2) and pwrite(2); read(2) and write(2) where there are no positions. */
 function transfer(move: Move, timers: Timers, done: Done): number | undefined {
   const { opcode, length, position } = move
   const file = move.file as OpenFile
-  if (file.stream) {
+  const of = directionOf(move)
+  if (of.stream) {
     throughLine(move, timers, done)
     return undefined
   }
@@ -231,7 +236,7 @@ function transfer(move: Move, timers: Timers, done: Done): number | undefined {
     // Linux writes at the end whatever the position, and says by it whether there are any.
     at = file.append && process.platform !== 'linux' ? null : Number(position)
   }
-  if (file.stream === undefined && at !== null) return probe(move, at, timers, done)
+  if (of.stream === undefined && at !== null) return probe(move, at, timers, done)
   return attempt(move, file.fd, at, done)
 }
 
@@ -246,18 +251,19 @@ function probe(
   done: Done,
 ): number | undefined {
   const file = move.file as OpenFile
+  const of = directionOf(move)
   // None is made once one has come back, so these are 0, 1, 2 …
-  const number = file.probes++
+  const number = of.probes++
   const refused = attempt(move, file.fd, position, (result) => {
-    file.probes--
-    file.stream ??= result === -ERRNO.ESPIPE
+    of.probes--
+    of.stream ??= result === -ERRNO.ESPIPE
     if (result !== -ERRNO.ESPIPE) done(result)
-    else file.early.push({ number, go: () => throughLine(move, timers, done) })
-    if (file.probes > 0) return
-    const early = file.early.splice(0)
+    else of.early.push({ number, go: () => throughLine(move, timers, done) })
+    if (of.probes > 0) return
+    const early = of.early.splice(0)
     for (const { go } of early.sort((one, other) => one.number - other.number)) go()
   })
-  if (refused !== undefined) file.probes--
+  if (refused !== undefined) of.probes--
   return refused
 }
 
@@ -283,9 +289,10 @@ function attempt(
 /** Behind those that read the same stream, or write to it. */
 function throughLine(move: Move, timers: Timers, done: Done): void {
   const file = move.file as OpenFile
-  if (file.probes > 0) {
+  const of = directionOf(move)
+  if (of.probes > 0) {
     // Those before it are not in the line yet.
-    file.early.push({ number: Number.MAX_SAFE_INTEGER, go: () => throughLine(move, timers, done) })
+    of.early.push({ number: Number.MAX_SAFE_INTEGER, go: () => throughLine(move, timers, done) })
     return
   }
   if (move.unwanted) {

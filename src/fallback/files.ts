@@ -11,6 +11,17 @@ import { errnoOf } from './statx.js'
 import { closeQuietly, StreamLine } from './streams.js'
 import type { Timers } from './timers.js'
 
+/** The reads or the writes of a file. */
+export interface Direction {
+  /** Whether they have no position: found out by the first ones, by ESPIPE. */
+  stream: boolean | undefined
+  /** How many of the first ones are out, and those that came back with ESPIPE, by their number. */
+  probes: number
+  readonly early: { number: number; go: () => void }[]
+  /** Of a stream: where they wait for each other. */
+  line: StreamLine | undefined
+}
+
 /** An open file. */
 export interface OpenFile {
   readonly fd: number
@@ -18,14 +29,9 @@ export interface OpenFile {
   readonly flags: number
   /** Writes have no position: the system puts them at the end. */
   readonly append: boolean
-  /** Whether reads and writes have no position: found out by the first ones, by ESPIPE. */
-  stream: boolean | undefined
-  /** How many of the first ones are out, and those that came back with ESPIPE, by their number. */
-  probes: number
-  readonly early: { number: number; go: () => void }[]
-  /** Of a stream: where its reads and writes wait for each other. */
-  reads: StreamLine | undefined
-  writes: StreamLine | undefined
+  /** Of its reads and its writes: a seq_file has positions for reads alone. */
+  readonly reads: Direction
+  readonly writes: Direction
   /** Operations staged or under way on it. */
   holds: number
   /** Out of the table: the last operation closes it. */
@@ -53,11 +59,8 @@ export class FileTable {
       fd,
       flags,
       append: isAppend(flags),
-      stream: undefined,
-      probes: 0,
-      early: [],
-      reads: undefined,
-      writes: undefined,
+      reads: { stream: undefined, probes: 0, early: [], line: undefined },
+      writes: { stream: undefined, probes: 0, early: [], line: undefined },
       holds: 0,
       gone: false,
     })
@@ -77,15 +80,15 @@ export class FileTable {
     this.#byHandle.delete(handle)
     this.#descriptors.delete(file.fd)
     file.gone = true
-    file.reads?.end()
-    file.writes?.end()
+    file.reads.line?.end()
+    file.writes.line?.end()
   }
 
   /** Ends the waiting of all streams: nothing more is tried. */
   endStreams(): void {
     for (const { reads, writes } of this.#byHandle.values()) {
-      reads?.end()
-      writes?.end()
+      reads.line?.end()
+      writes.line?.end()
     }
   }
 
@@ -100,9 +103,10 @@ export class FileTable {
 
 /** Where reads, or writes, of a stream wait for each other. */
 export function lineOf(file: OpenFile, reads: boolean, timers: Timers): StreamLine {
-  if (reads) file.reads ??= new StreamLine(file.fd, O_RDONLY, mayRead(file.flags), timers)
-  else file.writes ??= new StreamLine(file.fd, O_WRONLY, mayWrite(file.flags), timers)
-  return (reads ? file.reads : file.writes) as StreamLine
+  const of = reads ? file.reads : file.writes
+  const [mode, open] = reads ? [O_RDONLY, mayRead(file.flags)] : [O_WRONLY, mayWrite(file.flags)]
+  of.line ??= new StreamLine(file.fd, mode, open, timers)
+  return of.line
 }
 
 /**

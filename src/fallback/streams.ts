@@ -33,6 +33,8 @@ export class StreamLine {
   readonly #fd: number
   /** A descriptor that does not wait, where there is one. */
   #own: number | undefined
+  readonly #mode: number
+  readonly #isFifo: boolean
   readonly #timers: Timers
   #first: Waiting | undefined
   #last: Waiting | undefined
@@ -46,7 +48,8 @@ export class StreamLine {
   /** `mode` is O_RDONLY or O_WRONLY; `open` whether the descriptor was opened for that. */
   constructor(fd: number, mode: number, open: boolean, timers: Timers) {
     this.#fd = fd
-    this.#own = open ? openAgain(fd, mode) : undefined
+    this.#mode = mode
+    this.#isFifo = open && isFifo(fd)
     this.#timers = timers
   }
 
@@ -83,6 +86,8 @@ export class StreamLine {
     const first = this.#first
     if (first === undefined || this.#ended || this.#trying) return
     this.#trying = true
+    // A FIFO that nobody reads cannot be opened for writing (ENXIO): later perhaps it can.
+    if (this.#isFifo) this.#own ??= openAgain(this.#fd, this.#mode)
     first.attempt(this.#own ?? this.#fd, (result) => {
       this.#trying = false
       if (this.#ended) this.#release()
@@ -135,11 +140,17 @@ export class StreamLine {
   }
 }
 
+function isFifo(fd: number): boolean {
+  try {
+    return process.platform === 'linux' && fs.fstatSync(fd).isFIFO()
+  } catch {
+    return false
+  }
+}
+
 /** Another descriptor of the same FIFO, that does not wait; proc_pid_fd(5). */
 function openAgain(fd: number, mode: number): number | undefined {
-  if (process.platform !== 'linux') return undefined
   try {
-    if (!fs.fstatSync(fd).isFIFO()) return undefined
     return fs.openSync(`/proc/self/fd/${fd}`, mode | fs.constants.O_NONBLOCK)
   } catch {
     return undefined

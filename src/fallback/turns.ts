@@ -242,8 +242,14 @@ export class Turns {
   /** A request is over. Gives the next in its chain if that may begin. */
   #over(request: Request, result: number): Request | undefined {
     this.#complete(request, result)
-    const { next, flags, limit } = request
+    const { flags, limit } = request
+    let { next } = request
     if (limit !== undefined) this.#endLimit(limit, result)
+    // What never began needs no bound.
+    if (!request.begun && next?.opcode === OP_LINK_TIMEOUT) {
+      this.#complete(next, -ERRNO.ECANCELED)
+      next = next.next
+    }
     if (next === undefined) return undefined
     if ((flags & FLAG_HARDLINK) !== 0 || succeeded(request, result)) return next
     // A broken link ends the chain, hard links behind it included. io_uring_enter(2).

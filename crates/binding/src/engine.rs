@@ -107,7 +107,8 @@ impl Engine {
     /// `io_uring_setup(2)`, `eventfd(2)`; -5 (EIO) where the event loop cannot be joined.
     ///
     /// `deliver(count, slot, result)` gets completions: one as its arguments, more as pairs of 32-bit
-    /// numbers in `pairs` (at least 32 KiB); a negative count is the errno that ended the engine.
+    /// numbers in `pairs` (at least 32 KiB); a negative count is the errno that ended the engine;
+    /// one of 0 asks for `cameRound` when the loop has come round.
     #[napi]
     #[allow(clippy::needless_pass_by_value)]
     pub fn start(
@@ -246,6 +247,14 @@ impl Engine {
     pub fn set_listening(&self, listening: bool) {
         if let Some(shared) = &self.shared {
             shared.set_listening(listening);
+        }
+    }
+
+    /// The event loop has come round, as a call with a count of 0 had asked.
+    #[napi]
+    pub fn came_round(&self) {
+        if let Some(shared) = &self.shared {
+            shared.came_round();
         }
     }
 

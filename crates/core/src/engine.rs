@@ -191,6 +191,10 @@ pub struct Engine {
     /// What was delivered before this turn.
     delivered_before: u64,
     many_started: Option<Instant>,
+    /// Submissions since some of many went, while some wait.
+    passed_over: u32,
+    /// Whether a chain found no room in the submission queue, lately.
+    kept_back: bool,
     refused: u32,
     /// Turns since the last completion that ended with the kernel's word that an enter would bring one, and
     /// since when there were many.
@@ -276,6 +280,8 @@ impl Engine {
             inline_bytes_turn: 0,
             delivered_before: 0,
             many_started: None,
+            passed_over: 0,
+            kept_back: false,
             refused: 0,
             futile: 0,
             futile_since: None,

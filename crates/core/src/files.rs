@@ -263,6 +263,15 @@ impl Files {
         Ok((descriptor, place))
     }
 
+    /// Keeps the descriptors that operations hold for ever. A link that has not started names its file by
+    /// number, which the kernel looks up when it starts (`io_assign_file` in Linux): closed, the number may be
+    /// somebody else's file by then.
+    pub fn leak(&mut self) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.in_flight > 0) {
+            std::mem::forget(entry.descriptor.take());
+        }
+    }
+
     /// Open files.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -7,8 +7,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use common::{
-    Directory, Loop, close, drain, many_nops, many_reads, nop, pattern, read, small, timeout,
-    with_entries,
+    Directory, Loop, close, drain, link, many_nops, many_reads, nop, pattern, read, small, timeout,
+    vectored, vectors, with_entries,
 };
 use node_uring_core::engine::ManyRequest;
 use node_uring_core::in_flight::Lengths;
@@ -60,6 +60,39 @@ fn one_enter_does_so_many_short_reads_however_few_bytes_they_are() {
     it.engine.flush();
     assert_eq!(it.engine.stats().submitted, 1000 + 512, "of single ones");
     it.settle();
+}
+
+#[test]
+fn one_enter_copies_so_much_for_vectors_and_chains_too() {
+    const LENGTH: u64 = 60_000;
+    let directory = Directory::new();
+    let mut it = Loop::new(with_entries(1024, 4096));
+    let file = it.adopt(directory.file("file", &pattern(LENGTH as usize, 1)));
+    let chunk = it.chunk(LENGTH as usize);
+    let ranges = vectors(&[(chunk, 0, LENGTH / 2), (chunk, LENGTH / 2, LENGTH / 2)]);
+    for slot in 0..100 {
+        it.stage(&vectored(Opcode::Readv, slot, file, &ranges, 0));
+    }
+    it.engine.flush();
+    assert_eq!(it.engine.stats().submitted, 18, "1 MiB of vectors");
+    it.settle();
+    for slot in (0..200).step_by(2) {
+        it.stage(&link(read(slot, file, chunk, (0, LENGTH), 0)));
+        it.stage(&nop(slot + 1));
+    }
+    it.engine.flush();
+    assert_eq!(it.engine.stats().submitted, 100 + 2 * 18, "1 MiB of chains");
+    it.settle();
+    assert_eq!(it.engine.stats().punted, 0);
+    // What is longer, and not alone, goes to workers.
+    let long = it.chunk(4 << 20);
+    let whole = vectors(&[(long, 0, 4 << 20)]);
+    for slot in (0..6).step_by(2) {
+        it.stage(&link(vectored(Opcode::Readv, slot, file, &whole, 0)));
+        it.stage(&vectored(Opcode::Readv, slot + 1, file, &whole, 0));
+    }
+    it.settle();
+    assert_eq!(it.engine.stats().punted, 6);
 }
 
 #[test]

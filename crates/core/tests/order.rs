@@ -6,7 +6,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use common::{
-    Directory, Loop, drain, link, link_timeout, nop, path_bytes, quiet, read, rename, small,
+    Directory, Loop, close, drain, link, link_timeout, nop, path_bytes, quiet, read, rename, small,
     timeout, unlink, with_entries,
 };
 use node_uring_core::operation::{TIMEOUT_ABSOLUTE, TIMEOUT_SUCCEEDS};
@@ -215,4 +215,16 @@ fn a_drain_is_over_when_all_of_its_chain_is_though_the_bound_of_an_operation_com
     assert_eq!(slots(&it)[2], 2, "{:?}", it.done);
     assert_eq!(it.result(0), CANCELED);
     assert_eq!(it.result(1), ETIME);
+}
+
+#[test]
+fn a_close_ends_the_chain_that_it_is_the_last_of_also_where_that_drains() {
+    let mut it = Loop::new(small());
+    let (fifo, _writer) = it.fifo();
+    it.stage(&drain(link(timeout(0, Duration::from_millis(1)))));
+    it.stage(&close(1, fifo));
+    it.stage(&nop(2));
+    it.settle();
+    assert_eq!(it.results()[&0], -libc::ETIME);
+    assert_eq!(it.results()[&2], 0, "no member of the chain");
 }

@@ -7,8 +7,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use common::{
-    DEADLINE, Directory, Loop, alone, link, nop, open, path_bytes, polled, read, skip, small,
-    stat_path, write,
+    DEADLINE, Directory, Loop, alone, link, many_nops, nop, open, path_bytes, polled, read, skip,
+    small, stat_path, write,
 };
 use node_uring_core::{Engine, EngineOptions, Refusal, Setup};
 
@@ -215,4 +215,46 @@ fn a_polling_thread_is_not_asked_to_open_what_the_process_may_not_any_more() {
             work.join().expect("no panic");
         });
     }
+}
+
+/// Completes nops of slots from 1 on, each staged again at once, until the one at slot 0 is over.
+#[track_caller]
+fn beside_nops(it: &mut Loop, count: u32) {
+    for slot in 1..=count {
+        it.stage(&nop(slot));
+    }
+    it.run_until("what goes beside single operations", |it| {
+        let over = it.done.drain(..).map(|done| done.slot).collect::<Vec<_>>();
+        for &slot in over.iter().filter(|&&slot| slot != 0) {
+            it.stage(&nop(slot));
+        }
+        over.contains(&0)
+    });
+}
+
+#[test]
+fn many_are_done_beside_more_single_operations_than_the_queue_holds() {
+    for entries in [1, 2, 8] {
+        let options = polled(100);
+        let setup = Setup { entries, cq_entries: 64, ..options.setup };
+        let mut it = Loop::new(EngineOptions { setup, ..options });
+        it.engine.stage_many(many_nops(0, 1000)).expect("staged");
+        beside_nops(&mut it, 60);
+    }
+}
+
+#[test]
+fn a_chain_is_done_beside_many_that_fill_the_queue() {
+    let options = polled(100);
+    let setup = Setup { entries: 8, cq_entries: 64, ..options.setup };
+    let mut it = Loop::new(EngineOptions { setup, ..options });
+    it.engine.stage_many(many_nops(0, 1 << 20)).expect("staged");
+    it.turn();
+    for slot in (2..100).step_by(2) {
+        it.stage(&link(nop(slot)));
+        it.stage(&nop(slot + 1));
+        it.run_until("a chain", |it| it.done.iter().any(|done| done.slot == slot + 1));
+        assert!(it.done.iter().all(|done| done.slot != 0), "before many are over");
+    }
+    it.settle();
 }

@@ -67,7 +67,8 @@ pub fn has_handles() -> bool {
 impl Shared {
     /// Joins `engine` to the environment's loop. `deliver(count, slot, result)` gets completions:
     /// a single one as its arguments, more as pairs in `pairs`; a count below 0 is the errno that
-    /// ended the engine. With `own_thread` a thread waits, also where there are libuv's functions.
+    /// ended the engine, and a count of 0 asks for [`Self::came_round`] when the loop has come round. With
+    /// `own_thread` a thread waits, also where there are libuv's functions.
     pub fn start(
         env: &Env,
         engine: Engine,
@@ -174,6 +175,15 @@ impl Shared {
             self.set_idling(true);
         }
         self.update_reference();
+    }
+
+    /// The loop has come round, as was asked for.
+    pub fn came_round(&self) {
+        if let Driver::Thread(thread) = &self.driver {
+            thread.came_round();
+        }
+        self.idling.set(false);
+        self.pump();
     }
 
     /// Takes turns until the engine says what the loop should do, and does it.

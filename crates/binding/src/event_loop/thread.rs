@@ -8,12 +8,12 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use napi::sys;
 use node_uring_core::Waiter;
 
-use super::{NoLoop, Shared, check};
+use super::{Driver, NoLoop, Shared, check};
 
 /// The thread-safe function, and the thread that calls it.
 #[derive(Default)]
@@ -22,6 +22,10 @@ pub struct Thread {
     /// `on_finalized` gives back.
     function: Cell<sys::napi_threadsafe_function>,
     waiter: RefCell<Option<Waiter>>,
+    /// When the first of the calls came between which the loop may not have come round.
+    since: Cell<Option<Instant>>,
+    /// JavaScript was asked to have the loop come round: until then there is no turn.
+    deferred: Cell<bool>,
 }
 
 /// The pointer that the thread has.
@@ -42,6 +46,10 @@ impl Function {
         status != sys::Status::napi_closing
     }
 }
+
+/// Calls that take turns without the loop coming round between them: for as long as a turn itself may
+/// deliver.
+const STREAK_MAX: Duration = Duration::from_micros(200);
 
 /// Who asked for a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,6 +127,31 @@ impl Thread {
         Function(self.function.get()).call(By::Staging);
     }
 
+    /// Whether a call is to take a turn now. What is asked for while a call lasts, and while what it has
+    /// settled goes on, follows it at once, up to a thousand times, and timers and all other I/O wait
+    /// (`ThreadSafeFunction::Dispatch` in Node). Nothing says when the loop has come round: after a while
+    /// JavaScript is asked for a `setImmediate`.
+    fn may_turn(&self, shared: &Shared) -> bool {
+        if self.deferred.get() {
+            return false;
+        }
+        let since = self.since.get().unwrap_or_else(Instant::now);
+        self.since.set(Some(since));
+        // What does not keep the process alive must not do so by a `setImmediate`.
+        let goes_on = since.elapsed() < STREAK_MAX || !shared.wanted.get();
+        if !goes_on {
+            self.deferred.set(true);
+            shared.javascript.call(&[0, 0, 0]);
+        }
+        goes_on
+    }
+
+    /// The loop has come round.
+    pub fn came_round(&self) {
+        self.deferred.set(false);
+        self.since.set(Some(Instant::now()));
+    }
+
     pub fn wake_after(&self, after_ms: u32) {
         if let Some(waiter) = self.waiter.borrow().as_ref() {
             waiter.wake_after(Duration::from_millis(u64::from(after_ms)));
@@ -156,13 +189,18 @@ unsafe extern "C" fn on_call(
         Rc::increment_strong_count(context);
         Rc::from_raw(context)
     };
-    shared.idling.set(false);
     if data as usize == By::Waiter as usize
         && let Some(engine) = shared.engine.borrow_mut().as_mut()
     {
         engine.woken_elsewhere();
     }
-    shared.pump();
+    let Driver::Thread(thread) = &shared.driver else { return };
+    let turns = thread.may_turn(&shared);
+    // What is staged until it comes round asks for no other call.
+    shared.idling.set(!turns);
+    if turns {
+        shared.pump();
+    }
 }
 
 unsafe extern "C" fn on_finalized(_: sys::napi_env, _: *mut c_void, context: *mut c_void) {

@@ -7,7 +7,7 @@ use crate::in_flight::Target;
 
 impl Engine {
     /// Cancels everything, waits at most `patience` for the kernel to let go, and closes. Returns
-    /// whether it let go; if not, the memory it may still touch is kept for ever.
+    /// whether it let go; if not, the memory and the descriptors that it may still use are kept for ever.
     pub fn shutdown(&mut self, patience: Duration) -> bool {
         if self.life == Life::Closed {
             return self.let_go;
@@ -20,6 +20,7 @@ impl Engine {
         self.out.clear();
         if !clean {
             self.arena.leak();
+            self.files.leak();
             self.in_flight.leak();
         }
         clean

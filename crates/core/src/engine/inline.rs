@@ -48,4 +48,20 @@ impl InlinePolicy {
         *turn_bytes = total;
         false
     }
+
+    /// The same, and takes what it copies if it does not of what the enter may copy.
+    #[inline]
+    pub(super) fn hands_over(
+        self,
+        inline_bytes: u32,
+        alone: bool,
+        turn_bytes: &mut u32,
+        enter_bytes: &mut u32,
+    ) -> bool {
+        let punted = self.punts(inline_bytes, alone, turn_bytes);
+        if !punted {
+            *enter_bytes = enter_bytes.saturating_sub(cost_bytes(inline_bytes));
+        }
+        punted
+    }
 }

@@ -129,6 +129,7 @@ impl Engine {
         let mut budget = Budget { entries: room, inline_bytes: INLINE_ENTER_BYTES as usize };
         let before = self.order.before();
         let Self { ring, in_flight, inline, inline_bytes_turn, stats, .. } = self;
+        let with_kernel = in_flight.many_with_kernel();
         let mut sq = ring.submission();
         in_flight.submit_many(&mut sq, before, &mut budget, |length| {
             let punted = inline.punts(length, false, inline_bytes_turn);
@@ -136,6 +137,9 @@ impl Engine {
             (!punted).then_some(cost_bytes(length) as usize)
         });
         drop(sq);
+        let went = in_flight.many_with_kernel() > with_kernel;
+        let waits = room > 0 && in_flight.many_waiting(before);
+        self.passed_over = if waits && !went { self.passed_over + 1 } else { 0 };
         let more = self.in_flight.has_many() || !self.urgent.is_empty();
         self.order.set_others(more);
     }

@@ -2,7 +2,11 @@
 //! order, many last. Chains go whole or not at all.
 
 use super::Engine;
-use super::inline::{INLINE_ENTER_BYTES, cost_bytes};
+use super::inline::INLINE_ENTER_BYTES;
+
+/// Submissions in a row that may leave no room for many: single operations go before them, and a polling
+/// thread takes no more of those than come.
+const PASSES_MAX: u32 = 8;
 
 impl Engine {
     /// Moves what is staged into the submission queue, as far as there is room.
@@ -10,7 +14,12 @@ impl Engine {
         if !self.publish_cancels() || !self.publish_urgent() {
             return;
         }
+        let many_first = self.passed_over >= PASSES_MAX;
+        if many_first {
+            self.publish_many();
+        }
         let any_staged = !self.staged.is_empty();
+        self.kept_back = false;
         self.publish_staged();
         if any_staged {
             self.clock.note_entered();
@@ -18,7 +27,11 @@ impl Engine {
         if !self.plain && self.staged.is_empty() {
             self.gather.begin_anew();
         }
-        self.publish_many();
+        // A chain that has no room gets none where a polling thread takes one entry and another fills its place.
+        let no_room = self.kept_back && self.polling_as.is_some();
+        if !many_first && !no_room {
+            self.publish_many();
+        }
     }
 
     fn publish_urgent(&mut self) -> bool {
@@ -51,7 +64,8 @@ impl Engine {
             let waiting = self.in_flight.staged(slot);
             if waiting.drain || waiting.linked {
                 drop(sq);
-                let went = (!waiting.drain || self.may_drain()) && self.publish_chain();
+                let may_go = inline_left > 0 && (!waiting.drain || self.may_drain());
+                let went = may_go && self.publish_chain(&mut inline_left);
                 // What is behind a drain waits for it.
                 if !went || self.order.waits(&self.in_flight) {
                     return self.sweep_doomed();
@@ -68,12 +82,13 @@ impl Engine {
                 return;
             }
             self.staged.pop_front();
-            let to_worker =
-                self.inline.punts(waiting.inline_bytes, alone, &mut self.inline_bytes_turn);
+            let to_worker = self.inline.hands_over(
+                waiting.inline_bytes,
+                alone,
+                &mut self.inline_bytes_turn,
+                &mut inline_left,
+            );
             self.stats.punted += u64::from(to_worker);
-            if !to_worker {
-                inline_left = inline_left.saturating_sub(cost_bytes(waiting.inline_bytes));
-            }
             let pushed = sq.push(self.in_flight.submit(slot, to_worker));
             debug_assert!(pushed, "there was room");
         }
@@ -81,8 +96,9 @@ impl Engine {
 
     /// Publishes the chain at the front of what is staged, or the single operation that drains.
     /// False when it has to wait: for room, or for its end to be staged. A chain split over two
-    /// submissions would be two chains.
-    fn publish_chain(&mut self) -> bool {
+    /// submissions would be two chains. Its reads are copied by whoever copies others, and take of the bytes
+    /// that are left for this enter: they all may run in it.
+    fn publish_chain(&mut self, inline_left: &mut u32) -> bool {
         let in_flight = &self.in_flight;
         let links = self.staged.iter().take_while(|&&slot| in_flight.staged(slot).linked).count();
         let length = links + 1;
@@ -103,12 +119,20 @@ impl Engine {
         // A polling thread that several rings share takes the first eight entries of a queue.
         let may_be_cut = length > 1 && self.polling_as.is_some() && !sq.is_empty();
         if length > sq.room() || may_be_cut {
+            self.kept_back = true;
             return false;
         }
         let members: Vec<u32> = self.staged.drain(..length).collect();
         let before = sq.len();
         for &slot in &members {
-            let pushed = sq.push(self.in_flight.submit(slot, false));
+            let to_worker = self.inline.hands_over(
+                self.in_flight.staged(slot).inline_bytes,
+                false,
+                &mut self.inline_bytes_turn,
+                inline_left,
+            );
+            self.stats.punted += u64::from(to_worker);
+            let pushed = sq.push(self.in_flight.submit(slot, to_worker));
             debug_assert!(pushed, "there was room for all of it");
         }
         drop(sq);

@@ -65,7 +65,8 @@ impl Engine {
             return Ok(());
         }
         // A close waits for nothing but what uses its file: no drain keeps it.
-        if flags & QUIET != 0 || (opcode == Opcode::Close && self.order.has_drains()) {
+        let overtakes = opcode == Opcode::Close && self.open_chain == 0 && self.order.has_drains();
+        if flags & QUIET != 0 || overtakes {
             self.urgent.push_back(request.slot);
             self.order.set_others(true);
             return Ok(());

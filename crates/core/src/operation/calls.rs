@@ -9,7 +9,6 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{self, TimeoutFlags, Timespec};
 
 use super::prepare::{file_offset, hold_file, on};
-use super::vectors::vectored;
 use super::{
     HARDLINK, LINK, Opcode, Refusal, Request, SPLICE_FROM, SPLICE_TO, STATX_BYTES,
     TIMEOUT_ABSOLUTE, TIMEOUT_SUCCEEDS, TRANSFER_BYTES_MAX,
@@ -24,7 +23,8 @@ const PATH_BYTES_MAX: usize = 4096;
 const HERE: types::Fd = types::Fd(libc::AT_FDCWD);
 
 /// # Panics
-/// For those that are prepared elsewhere: nops, reads and writes; closes and messages, by the engine.
+/// For those that are prepared elsewhere: nops, reads and writes, also vectored; closes and messages, by the
+/// engine.
 pub(super) fn call(
     request: &Request,
     opcode: Opcode,
@@ -87,7 +87,6 @@ pub(super) fn call(
             let flags = request.modifiers();
             on(target, |fd| opcode::Recv::new(fd, pointer, length).flags(flags).build())
         }
-        Opcode::Readv | Opcode::Writev => vectored(request, opcode, held, arena, files)?,
         Opcode::Splice => splice(request, held, files)?,
         Opcode::Openat => openat(request, held, files)?,
         Opcode::Statx => statx(request, held, files)?,
@@ -124,7 +123,13 @@ pub(super) fn call(
             held.keep(Payload::Timeout { _time: timespec });
             entry.build()
         }
-        Opcode::Nop | Opcode::Read | Opcode::Write | Opcode::Close | Opcode::MsgRing => {
+        Opcode::Nop
+        | Opcode::Read
+        | Opcode::Write
+        | Opcode::Readv
+        | Opcode::Writev
+        | Opcode::Close
+        | Opcode::MsgRing => {
             unreachable!("prepared elsewhere")
         }
     })

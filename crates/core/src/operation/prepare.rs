@@ -5,6 +5,7 @@ use io_uring::squeue::{self, Entry};
 use io_uring::types;
 
 use super::calls::call;
+use super::vectors::vectored;
 use super::{Opcode, Prepared, Refusal, Request, TRANSFER_BYTES_MAX, sqe_flags};
 use crate::arena::{Address, Arena, ChunkId, Registration};
 use crate::files::{FileHandle, FileKind, Files, Target};
@@ -38,6 +39,12 @@ pub fn prepare(
         }
         Opcode::Read | Opcode::Write => transfer(request, opcode, entry, &mut held, arena, files)
             .map(|bytes| inline_bytes = bytes),
+        Opcode::Readv | Opcode::Writev => {
+            vectored(request, opcode, &mut held, arena, files).map(|(made, bytes)| {
+                *entry = made;
+                inline_bytes = bytes;
+            })
+        }
         _ => call(request, opcode, &mut held, arena, files).map(|made| *entry = made),
     };
     match made {

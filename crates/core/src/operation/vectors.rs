@@ -15,14 +15,15 @@ pub const VECTORS_MAX: usize = 1024;
 /// Bytes of a vector as it is staged: three `f64`.
 const VECTOR_BYTES: usize = 24;
 
-/// The entry of a vectored read or write, with a hold on each of its chunks.
+/// The entry of a vectored read or write, with a hold on each of its chunks, and what of it the thread that
+/// submits it may copy.
 pub(super) fn vectored(
     request: &Request,
     opcode: Opcode,
     held: &mut Held,
     arena: &mut Arena,
     files: &mut Files,
-) -> Result<Entry, Refusal> {
+) -> Result<(Entry, u32), Refusal> {
     let position = file_offset(request.position)?;
     let modifiers = request.modifiers();
     let count = request.bytes.len() / VECTOR_BYTES;
@@ -33,9 +34,9 @@ pub(super) fn vectored(
     let position = kind.position(position);
     let mut chunks = Vec::with_capacity(count);
     let iovecs = iovecs_over(request.bytes, &mut chunks, arena);
-    let (iovecs, refused) = match iovecs {
+    let ((iovecs, bytes), refused) = match iovecs {
         Ok(iovecs) => (iovecs, None),
-        Err(refusal) => (Vec::new(), Some(refusal)),
+        Err(refusal) => ((Vec::new(), 0), Some(refusal)),
     };
     let (pointer, count) = (iovecs.as_ptr(), iovecs.len() as u32);
     // Kept before anything is refused, so that what is held already is let go with it.
@@ -43,21 +44,23 @@ pub(super) fn vectored(
     if let Some(refusal) = refused {
         return Err(refusal);
     }
-    Ok(kind.apart(on(target, |fd| {
+    let copied_inline = opcode == Opcode::Readv && !kind.is_direct();
+    let entry = kind.apart(on(target, |fd| {
         if opcode == Opcode::Readv {
             opcode::Readv::new(fd, pointer, count).offset(position).rw_flags(modifiers).build()
         } else {
             opcode::Writev::new(fd, pointer, count).offset(position).rw_flags(modifiers).build()
         }
-    })))
+    }));
+    Ok((entry, if copied_inline { bytes } else { 0 }))
 }
 
-/// One iovec for each vector. `chunks` has those that are held, also after a refusal.
+/// One iovec for each vector, and their bytes. `chunks` has those that are held, also after a refusal.
 fn iovecs_over(
     bytes: &[u8],
     chunks: &mut Vec<ChunkId>,
     arena: &mut Arena,
-) -> Result<Vec<libc::iovec>, Refusal> {
+) -> Result<(Vec<libc::iovec>, u32), Refusal> {
     let mut iovecs = Vec::with_capacity(bytes.len() / VECTOR_BYTES);
     let mut total = 0;
     for vector in bytes.chunks_exact(VECTOR_BYTES) {
@@ -72,7 +75,7 @@ fn iovecs_over(
         let (iov_base, iov_len) = (address.as_ptr().cast(), address.len());
         iovecs.push(libc::iovec { iov_base, iov_len });
     }
-    Ok(iovecs)
+    Ok((iovecs, total as u32))
 }
 
 /// The number at this place of a vector, which has no fraction and is below 2^53.
