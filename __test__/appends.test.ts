@@ -1,10 +1,11 @@
 // Appends called for in one go share writes: fewer of them, in the order of the calls, and each caller
 // learns what became of its own bytes, also when the write that they share fails midway.
 
+import { tracingChannel } from 'node:diagnostics_channel'
 import fs from 'node:fs'
 import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
-import { type File, op, type Queue } from 'node-uring'
+import { type File, type OperationMessage, op, type Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { FUSE, fuse } from './helpers/fuse.js'
 import { pattern } from './helpers/random.js'
@@ -138,6 +139,32 @@ test('long appends and those with options keep their places among the others', a
   for (const bytes of all) t.true(content.includes(bytes))
   assertIdle(t, queue)
 })
+
+// Alone: it is told of all operations of this process.
+test.serial(
+  'what was gathered is submitted before an append that cannot share, and what comes after it behind',
+  async (t) => {
+    const queue = ring(t)
+    const { file } = await log(t, queue)
+    const begun: unknown[] = []
+    const channels = tracingChannel<unknown, OperationMessage>('node-uring:operation')
+    const subscribers = { start: ({ length }: OperationMessage) => void begun.push(length) }
+    channels.subscribe(subscribers as never)
+    t.teardown(() => channels.unsubscribe(subscribers as never))
+    const { signal } = new AbortController()
+    for (const [length, options] of [
+      [20_000, undefined],
+      [7, { signal }],
+    ] as const) {
+      await Promise.all([file.append(pattern(1)), file.append(pattern(1))])
+      begun.length = 0
+      const one = () => file.append(pattern(1))
+      await Promise.all([one(), one(), one(), file.append(pattern(length), options), one(), one()])
+      t.deepEqual(begun, [3, length, 2])
+    }
+    assertIdle(t, queue)
+  },
+)
 
 test('an append with limits keeps them among others', async (t) => {
   const queue = ring(t)

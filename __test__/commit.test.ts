@@ -1,9 +1,10 @@
 // queue.commit: callers share an fdatasync, and none is told that it is durable by one that had begun
 // before its data was written.
 
+import { tracingChannel } from 'node:diagnostics_channel'
 import fs from 'node:fs'
 import { setImmediate, setTimeout } from 'node:timers/promises'
-import { type File, Queue } from 'node-uring'
+import { type File, type OperationMessage, Queue } from 'node-uring'
 import { FUSE, fuse } from './helpers/fuse.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
@@ -35,6 +36,21 @@ test('all that commit a file in one turn share one fdatasync, and each file has 
   t.is(queue.stats().submitted - submitted, 2)
   for (let i = 0; i < 3; i++) await queue.commit(one)
   t.is(queue.stats().submitted - submitted, 5)
+  assertIdle(t, queue)
+})
+
+// Alone: it is told of all operations of this process.
+test.serial('a commit brings the data to stable storage, and is named by that', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w')
+  const begun: string[] = []
+  const channels = tracingChannel<unknown, OperationMessage>('node-uring:operation')
+  const subscribers = { start: ({ operation }: OperationMessage) => void begun.push(operation) }
+  channels.subscribe(subscribers as never)
+  t.teardown(() => channels.unsubscribe(subscribers as never))
+  const { signal } = new AbortController()
+  await Promise.all([queue.commit(file), queue.commit(file, { signal })])
+  t.deepEqual(begun, ['fdatasync'])
   assertIdle(t, queue)
 })
 
@@ -94,6 +110,7 @@ test('what cannot be synced, is closed or is no file of the queue is refused', a
     [queue.commit(stream), queue.commit(stream)].map(rejection),
   )
   t.is(error?.message, 'EINVAL: invalid argument, fdatasync')
+  t.deepEqual([error?.path, same?.path], [stream.path, stream.path])
   t.is(same?.message, error?.message)
   await file.close()
   t.is((await rejection(queue.commit(file))).message, 'EBADF: bad file descriptor, fdatasync')
@@ -288,6 +305,7 @@ fuseTest('a caller who gives up leaves the others their fdatasync', async (t) =>
     'ABORT_ERR',
     'done',
   ])
+  t.regex((await rejection(commits[2] as Promise<void>)).message, /fdatasync/)
   const another = await queue.open(other.at('file'), 'r+')
   const running = queue.commit(another)
   queue.flush()

@@ -209,6 +209,37 @@ test('what drains waits for the rest of a read that is short, and of all parts o
   assertIdle(t, queue)
 })
 
+test('what drains waits for all parts of many nops, and of many reads that go one by one', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t, pattern(2 * MIB), process.cwd())
+  const target = Buffer.alloc(6 * MIB)
+  const [many, three] = [new Float64Array(100_000), new Float64Array(3)]
+  const calls = [
+    () => queue.nops(100_000),
+    (file: File) => file.readMany(many, 1, target),
+    // Longer than what goes together.
+    (file: File) => file.readMany(three, 2 * MIB, target),
+    // Not by blocks.
+    (_: File, direct: File) => direct.readMany(many.subarray(0, 300), 10, target),
+  ]
+  for (const isKnown of [false, true]) {
+    for (const call of calls) {
+      const [file, direct] = [await queue.open(at), await queue.open(at, 'r', { direct: true })]
+      for (const each of [file, direct]) {
+        if (isKnown) await each.readMany(three, 1, target)
+      }
+      const ended: string[] = []
+      const all = call(file, direct).then(() => ended.push('all'))
+      const drained = queue.submit([op.nop()], { drain: true }).then(() => ended.push('drained'))
+      await Promise.all([all, drained])
+      t.deepEqual(ended, ['all', 'drained'], `${call}, ${isKnown}`)
+      await file.close()
+      await direct.close()
+    }
+  }
+  assertIdle(t, queue)
+})
+
 test('what drains keeps its place among those that wait for memory to be copied through', async (t) => {
   const queue = ring(t, { bounceBytes: 2 * MIB })
   const at = scratch(t, Buffer.from('aaaa'))

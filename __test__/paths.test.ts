@@ -4,8 +4,8 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { type File, op, type QueueOptions } from 'node-uring'
-import { assertIdle, rejection, ring, thrown, told } from './helpers/ring.js'
+import { type File, type OpenOptions, op, type QueueOptions, type Resolve } from 'node-uring'
+import { assertIdle, type Caught, rejection, ring, thrown, told } from './helpers/ring.js'
 import { folder } from './helpers/scratch.js'
 import test from './helpers/test.js'
 
@@ -151,6 +151,77 @@ test('resolve keeps a path beneath its directory, and off links', async (t) => {
   t.is(error.code, 'ERR_URING_UNSUPPORTED')
 })
 
+test('resolve keeps a path on its mount, off magic links, in its root and in memory', async (t) => {
+  const queue = ring(t)
+  const place = folder(t)
+  const file = path.join(place, 'file')
+  fs.writeFileSync(file, 'content')
+  fs.symlinkSync('/file', path.join(place, 'link'))
+  const [root, directory] = [await queue.open('/'), await queue.open(place)]
+  const { fd } = await queue.open(file)
+  const outcome = (name: string, flags: string, options: OpenOptions) =>
+    queue.open(name, flags, options).then(
+      async (opened) => (await opened.bytesAt(0, 7)).length,
+      (error: Caught) => error.code,
+    )
+  const cases: [string, OpenOptions, Resolve[], unknown, unknown][] = [
+    ['proc/version', { directory: root }, ['no_xdev'], 7, 'EXDEV'],
+    [`/proc/self/fd/${fd}`, {}, ['no_magiclinks'], 7, 'ELOOP'],
+    ['link', { directory }, ['in_root'], 'ENOENT', 7],
+    // Each of several counts.
+    ['link', { directory }, ['in_root', 'no_symlinks'], 'ENOENT', 'ELOOP'],
+    ['link', { directory }, ['no_symlinks', 'in_root'], 'ENOENT', 'ELOOP'],
+  ]
+  for (const [name, options, resolve, without, kept] of cases) {
+    t.is(await outcome(name, 'r', options), without, name)
+    t.is(await outcome(name, 'r', { ...options, resolve }), kept, `${name}, ${resolve}`)
+  }
+  t.is(await outcome(file, 'r', { resolve: ['cached'] }), 7)
+  // What makes a file may wait for the disk.
+  t.is(await outcome(file, 'w', { resolve: ['cached'] }), 'EAGAIN')
+  t.is(fs.readFileSync(file, 'utf8'), 'content')
+  assertIdle(t, queue)
+})
+
+// Alone: the umask is the process's.
+test.serial('a directory that is made has all permissions that the umask leaves', async (t) => {
+  const umask = process.umask(0)
+  t.teardown(() => process.umask(umask))
+  for (const [how, options] of KERNELS) {
+    const queue = ring(t, options)
+    const at = path.join(folder(t), 'made')
+    await queue.mkdir(at)
+    t.is(fs.statSync(at).mode & 0o777, 0o777, how)
+  }
+})
+
+test('either of two paths that is empty is no file', async (t) => {
+  const queue = ring(t)
+  const at = path.join(folder(t), 'x')
+  for (const [from, to] of [
+    ['', at],
+    [at, ''],
+    ['', ''],
+  ] as const) {
+    for (const method of ['rename', 'link'] as const) {
+      const error = await rejection(queue[method](from, to))
+      t.deepEqual(told(error), told(thrown(() => fs[`${method}Sync`](from, to))))
+    }
+  }
+  assertIdle(t, queue)
+})
+
+test('where node:fs opens files, where a path begins and what it may not do are refused', async (t) => {
+  const queue = ring(t, { backend: 'node:fs' })
+  const place = folder(t)
+  fs.writeFileSync(path.join(place, 'file'), '')
+  const directory = await queue.open(place)
+  const code = 'ERR_URING_UNSUPPORTED'
+  t.is(thrown(() => queue.open('file', 'r', { directory })).code, code)
+  t.is(thrown(() => queue.open(path.join(place, 'file'), 'r', { resolve: ['cached'] })).code, code)
+  assertIdle(t, queue)
+})
+
 test('an operation that the kernel lacks says so, and which kernel has it', async (t) => {
   const without = ['fallocate', 'mkdirat', 'poll_add'] as const
   const queue = ring(t, { without })
@@ -170,6 +241,24 @@ test('an operation that the kernel lacks says so, and which kernel has it', asyn
     t.is(error.code, 'ERR_URING_UNSUPPORTED')
     t.true(error.message.includes(needs), error.message)
   }
+  assertIdle(t, queue)
+})
+
+test('a path may have 4095 bytes and no more, alone, in a batch and in a chain', async (t) => {
+  const queue = ring(t)
+  const at = folder(t)
+  const long = (bytes: number): string => `${at}${'/'.repeat(bytes - at.length)}`
+  const { ino } = fs.statSync(at)
+  for (const link of [undefined, 'soft'] as const) {
+    const stat = async (path: string): Promise<unknown> => {
+      const [, stats] = await queue.submit([op.nop(), op.stat(path)], { link })
+      return stats instanceof Error ? (stats as Caught).code : (stats as fs.Stats).ino
+    }
+    t.is(await stat(long(4095)), ino, link)
+    t.is(await stat(long(4096)), 'ENAMETOOLONG', link)
+  }
+  t.is((await queue.stat(long(4095))).ino, ino)
+  t.is((await rejection(queue.stat(long(4096)))).code, 'ENAMETOOLONG')
   assertIdle(t, queue)
 })
 

@@ -8,6 +8,7 @@ import { setImmediate } from 'node:timers/promises'
 import { type OperationMessage, Queue } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { pattern } from './helpers/random.js'
+import { injectable } from './helpers/refuse.js'
 import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
 import { fifo, folder, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
@@ -99,8 +100,11 @@ test('permissions are kept, or those that are given, or those of any new file', 
     await queue.replaceFile(name, 'y')
     t.is(permissions(name), mode)
   }
-  await queue.replaceFile(name, 'z', { mode: 0o640 })
-  t.is(permissions(name), 0o640 & ~umask)
+  // What is given is subject to the umask, as everywhere.
+  for (const mode of [0o640, 0o777]) {
+    await queue.replaceFile(name, 'z', { mode })
+    t.is(permissions(name), mode & ~umask)
+  }
   await queue.replaceFile(path.join(at, 'other'), 'z', { mode: '600' })
   t.is(permissions(path.join(at, 'other')), 0o600)
   assertIdle(t, queue)
@@ -149,6 +153,14 @@ test('links are followed to the file they lead to, or to the one they would make
   await queue.replaceFile(path.relative('.', path.join(at, 'relative')), 'relative')
   t.is(fs.readFileSync(file, 'utf8'), 'through a folder')
   t.is(fs.readFileSync(path.join(at, 'relative'), 'utf8'), 'relative')
+  // As many as the kernel follows, and one more.
+  fs.writeFileSync(path.join(at, '0'), 'old')
+  for (let links = 1; links <= 41; links++)
+    fs.symlinkSync(`${links - 1}`, path.join(at, `${links}`))
+  t.is(fs.readFileSync(path.join(at, '40'), 'utf8'), 'old')
+  await queue.replaceFile(path.join(at, '40'), 'by 40 links')
+  t.is(fs.readFileSync(path.join(at, '0'), 'utf8'), 'by 40 links')
+  t.is((await rejection(queue.replaceFile(path.join(at, '41'), 'x'))).code, 'ELOOP')
   const [one, two] = [path.join(at, 'one'), path.join(at, 'two')]
   fs.symlinkSync(one, two)
   fs.symlinkSync(two, one)
@@ -170,7 +182,8 @@ test('what cannot be replaced rejects in the words of node:fs, and nothing is le
     [`${at}/folder/`, 'EISDIR: illegal operation on a directory, open'],
     [stream, 'EINVAL: invalid argument, open'],
     ['/dev/null', "EINVAL: invalid argument, open '/dev/null'"],
-    [path.join(at, 'x'.repeat(300)), 'ENAMETOOLONG'],
+    // Found out before anything is made.
+    [path.join(at, 'x'.repeat(300)), 'ENAMETOOLONG: name too long, stat'],
   ]
   for (const [name, message] of cases) {
     const error = await rejection(queue.replaceFile(name, 'new'))
@@ -326,6 +339,110 @@ for (const how of ['aborted', 'out of time', 'closed'] as const) {
   })
 }
 
+// Alone: it is told of all replacements of this process.
+test.serial(
+  'a signal ends the step that begins, and after it there is only cleaning up',
+  async (t) => {
+    const queue = ring(t)
+    const at = folder(t)
+    const name = path.join(at, 'file')
+    const channels = tracingChannel<unknown, OperationMessage>('node-uring:operation')
+    let begun: string[] = []
+    let aborted: string[] = []
+    let onStart = (): void => {}
+    let onEnd = (_: OperationMessage): void => {}
+    const subscribers = {
+      start({ operation }: OperationMessage) {
+        begun.push(operation)
+        onStart()
+      },
+      asyncEnd(message: OperationMessage) {
+        if (message.error?.name === 'AbortError') aborted.push(message.operation)
+        onEnd(message)
+      },
+    }
+    channels.subscribe(subscribers as never)
+    t.teardown(() => channels.unsubscribe(subscribers as never))
+    for (const content of ['new', ['in ', 'parts']]) {
+      const replace = async (step: number): Promise<string> => {
+        fs.writeFileSync(name, 'old')
+        begun = []
+        aborted = []
+        const controller = new AbortController()
+        onStart = () => {
+          if (begun.length === step) controller.abort()
+        }
+        const { signal } = controller
+        return queue.replaceFile(name, content, { signal }).then(
+          () => 'done',
+          ({ code }: Caught) => String(code),
+        )
+      }
+      t.is(await replace(0), 'done')
+      const steps = begun
+      const renames = steps.indexOf('rename') + 1
+      for (const [index, what] of steps.entries()) {
+        const step = index + 1
+        // The folder is closed whatever the signal says, and then all is done.
+        t.is(await replace(step), step === steps.length ? 'done' : 'ABORT_ERR', what)
+        t.deepEqual(aborted, what === 'close' ? [] : [what], `of ${step}`)
+        const after = begun.slice(step).filter((operation) => operation !== 'close')
+        const isLeft = what !== 'stat' && step <= renames
+        t.deepEqual(after, isLeft ? ['unlink'] : [], `after ${step}, ${what}`)
+        t.is(fs.readFileSync(name, 'utf8') === 'old', step <= renames, what)
+        t.deepEqual(fs.readdirSync(at), ['file'])
+      }
+    }
+    // A signal that comes between two steps ends what would wait for its source.
+    const controller = new AbortController()
+    onEnd = ({ operation }) => {
+      if (operation === 'open') controller.abort()
+    }
+    async function* never() {
+      yield await new Promise<string>(() => {})
+    }
+    const { signal } = controller
+    t.is((await rejection(queue.replaceFile(name, never(), { signal }))).code, 'ABORT_ERR')
+    t.deepEqual(fs.readdirSync(at), ['file'])
+    // Nor is a descriptor left.
+    const open = fs.readdirSync('/proc/self/fd').filter((fd) => {
+      try {
+        return fs.readlinkSync(`/proc/self/fd/${fd}`).startsWith(at)
+      } catch {
+        return false
+      }
+    })
+    t.deepEqual(open, [])
+    assertIdle(t, queue)
+  },
+)
+
+injectable(
+  'a folder that cannot be synced is no failure, and one whose sync fails is',
+  async (t) => {
+    const at = folder(t)
+    // By node:fs, whose system calls strace can refuse; one thread, for it counts by threads.
+    const program = `import { Queue } from 'node-uring'
+    const queue = new Queue({ backend: 'node:fs' })
+    const told = await queue.replaceFile(process.argv[1], 'new').then(() => 'done', (error) => error.message)
+    await queue.close()
+    console.log(JSON.stringify(told))`
+    const name = path.join(at, 'file')
+    const env = { UV_THREADPOOL_SIZE: '1', UV_USE_IO_URING: '0' }
+    for (const [errno, outcome] of [
+      ['EINVAL', 'done'],
+      ['EIO', `EIO: i/o error, fsync '${name}'`],
+    ] as const) {
+      fs.writeFileSync(name, 'old')
+      const inject = `inject=fsync:error=${errno}:when=2`
+      const under = ['strace', '-f', '-qq', '-o', '/dev/null', '-e', 'trace=fsync', '-e', inject]
+      t.is(await childJson(program, { args: [name], under, env }), outcome)
+      t.is(fs.readFileSync(name, 'utf8'), 'new')
+      t.deepEqual(fs.readdirSync(at), ['file'])
+    }
+  },
+)
+
 test('a queue that is closed gracefully lets a replacement end first', async (t) => {
   t.timeout(60_000)
   const at = folder(t)
@@ -382,7 +499,10 @@ test('content can come in parts, one after the other', async (t) => {
       yield part
     }
   }
-  const contents = [parts, new Set(parts), slowly(), Readable.from(parts.slice(0, 2)), []]
+  // As `for await` has it.
+  const promised = parts.map((part) => Promise.resolve(part)) as never
+  const readable = Readable.from(parts.slice(0, 2))
+  const contents = [parts, promised, new Set(parts), slowly(), readable, []]
   for (const content of contents) {
     await queue.replaceFile(at, content)
     const isShort = content instanceof Readable
@@ -435,20 +555,29 @@ test('parts that fail, are none, or do not come leave what was there', async (t)
   // What never comes keeps no process alive, and neither does a deadline.
   const alive = setInterval(() => {}, 1000)
   t.teardown(() => clearInterval(alive))
-  const never = () => new Promise(() => {})
-  const late = await rejection(queue.replaceFile(at, parts(never), { timeoutMs: 50 }))
-  t.is(late.code, 'ERR_URING_TIMEOUT')
+  let asked = 0
+  const never = () => {
+    asked++
+    return new Promise(() => {})
+  }
+  // Until it is the source that time is up for, and not a step before it.
+  for (let timeoutMs = 50; asked === 0; timeoutMs *= 2) {
+    const late = await rejection(queue.replaceFile(at, parts(never), { timeoutMs }))
+    t.is(late.code, 'ERR_URING_TIMEOUT')
+  }
   const controller = new AbortController()
   const aborted = rejection(queue.replaceFile(at, parts(never), { signal: controller.signal }))
-  await queue.sleep(20)
+  while (asked === 1) await setImmediate()
   controller.abort()
   t.is((await aborted).code, 'ABORT_ERR')
   assertIdle(t, queue)
   for (const end of ['close', 'dispose'] as const) {
-    for (const waitMs of [0, 1, 2, 5, 20]) {
+    for (const waitMs of [0, 1, 2, 5, 20, undefined]) {
       const other = ring(t)
+      const before = asked
       const closed = rejection(other.replaceFile(at, parts(never)))
-      await queue.sleep(waitMs)
+      if (waitMs !== undefined) await queue.sleep(waitMs)
+      else while (asked === before) await setImmediate()
       if (end === 'close') await other.close({ timeoutMs: 0 })
       else await other[Symbol.asyncDispose]()
       t.is((await closed).code, 'ABORT_ERR', `${end} after ${waitMs} ms`)

@@ -144,6 +144,7 @@ test('what is wrong with the arguments throws, and stages nothing', async (t) =>
     [RANGE, [two, Uint32Array.of(10, 11), target]],
     [RANGE, [two, Uint32Array.of(0, 2 ** 32 - 1), target]],
     [VALUE, [two, Uint32Array.of(1), target]],
+    [VALUE, [two, Uint32Array.of(1, 1, 1), target]],
     [TYPE, [two, 10, 'target']],
     [TYPE, [two, 10, new ArrayBuffer(20)]],
     [TYPE, [two, 10, undefined]],
@@ -174,8 +175,13 @@ test('what is wrong with the arguments throws, and stages nothing', async (t) =>
   await file.close()
   await appending.close()
   t.is((await rejection(file.readMany(two, 1, target))).message, 'EBADF: bad file descriptor, read')
+  t.is((await rejection(file.readMany(two.subarray(2), 1, target))).code, 'EBADF')
+  const signal = AbortSignal.abort()
+  t.is((await rejection(queue.nops(0, { signal }))).code, 'ABORT_ERR')
   await queue.close()
-  t.is((await rejection(queue.nops(1))).code, 'ERR_URING_CLOSED')
+  for (const count of [0, 1]) {
+    t.is((await rejection(queue.nops(count))).code, 'ERR_URING_CLOSED')
+  }
 })
 
 // ---- direct -----------------------------------------------------------------------------------------
@@ -276,21 +282,47 @@ test('a close with a time ends a call that still asks what kind of file it has',
   assertIdle(t, queue)
 })
 
+test('disposing of a queue or file between two parts ends a readMany whose next part would wait', async (t) => {
+  for (const what of ['queue', 'file'] as const) {
+    for (const memory of Object.values(MEMORIES)) {
+      const queue = ring(t)
+      const stream = await queue.open(fifo(t), 'r+')
+      // What the first part reads, and no more.
+      fs.writeSync(stream.fd, Buffer.alloc(16_384))
+      let ended: Promise<void> | undefined
+      const onProgress = () => {
+        ended ??= (what === 'queue' ? queue : stream)[Symbol.asyncDispose]()
+      }
+      const target = memory(queue, 100_000)
+      const reading = stream.readMany(new Float64Array(100_000), 1, target, { onProgress })
+      t.is((await rejection(reading)).code, 'ABORT_ERR')
+      await ended
+      await queue.close()
+    }
+  }
+})
+
 test('what the caller does to its arrays of numbers afterwards changes nothing', async (t) => {
   const queue = ring(t, { entries: 2 })
   const content = pattern(50_000)
   const file = await queue.open(scratch(t, content))
   for (const memory of Object.values(MEMORIES)) {
-    const positions = Float64Array.from({ length: 20_000 }, (_, i) => i)
-    const lengths = new Uint32Array(20_000).fill(2)
-    const target = memory(queue, 40_010)
-    const reading = file.readMany(positions, lengths, target)
-    positions.fill(40_000)
-    lengths.fill(2 ** 32 - 1)
-    structuredClone(positions, { transfer: [positions.buffer] })
-    const counts = await reading
-    const [numbers, sizes] = [[...Array(20_000).keys()], new Array<number>(20_000).fill(2)]
-    checkMany(t, content, numbers, sizes, counts, target)
+    for (const positions of [
+      Float64Array.from({ length: 20_000 }, (_, i) => i),
+      BigInt64Array.from({ length: 20_000 }, (_, i) => BigInt(i)),
+      BigUint64Array.from({ length: 20_000 }, (_, i) => BigInt(i)),
+    ]) {
+      const lengths = new Uint32Array(20_000).fill(2)
+      const target = memory(queue, 40_010)
+      const reading = file.readMany(positions, lengths, target)
+      // Zeros as numbers and as bigints.
+      new Uint8Array(positions.buffer).fill(0)
+      lengths.fill(2 ** 32 - 1)
+      structuredClone(positions, { transfer: [positions.buffer as ArrayBuffer] })
+      const counts = await reading
+      const [numbers, sizes] = [[...Array(20_000).keys()], new Array<number>(20_000).fill(2)]
+      checkMany(t, content, numbers, sizes, counts, target)
+    }
   }
   assertIdle(t, queue)
 })
@@ -451,6 +483,8 @@ test('progress is told in order and ends with all of them, and what it throws en
       [1, 8],
       [16_385, 1],
       [5, 2 * MIB],
+      // Longer than there is memory to copy it through at once.
+      [2, 3 * MIB],
     ] as const) {
       const told: [number, number][] = []
       await file.readMany(new Float64Array(count), length, memory(queue, count * length), {
@@ -470,6 +504,17 @@ test('progress is told in order and ends with all of them, and what it throws en
     }),
   )
   t.is(error, boom)
+  // Of several that fail the first is told of; a read says nothing of bytes.
+  let calls = 0
+  const first = await rejection(
+    file.readMany(new Float64Array(200), 65_536, Buffer.alloc(200 * 65_536), {
+      onProgress() {
+        throw new Error(`${++calls}`)
+      },
+    }),
+  )
+  t.deepEqual([first.message, first.bytesWritten], ['1', undefined])
+  t.true(calls > 1)
   // A few parts are under way by then, and no others begin.
   const at = scratch(t)
   const target = await queue.open(at, 'w')
@@ -481,6 +526,58 @@ test('progress is told in order and ends with all of them, and what it throws en
   t.is(await rejection(target.writeMany(positions, 65_536, source, { onProgress })), boom)
   t.true(fs.statSync(at).size < 32 * MIB)
   await target.close()
+  assertIdle(t, queue)
+})
+
+test('progress counts what is done in whatever order it ends, and of much that goes in place, too', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(65_536)))
+  const told: number[] = []
+  const onProgress = (done: number) => void told.push(done)
+  // Too long to go together: the second has nothing to wait for.
+  await file.readMany(new Float64Array(2), Uint32Array.of(2 * MIB, 0), Buffer.alloc(2 * MIB), {
+    onProgress,
+  })
+  t.deepEqual(told.splice(0), [1, 2])
+  await file.readMany(new Float64Array(512), 65_536, queue.alloc(32 * MIB), { onProgress })
+  t.true(told.length > 2, told.join())
+  assertIdle(t, queue)
+})
+
+for (const [what, memory] of Object.entries(MEMORIES)) {
+  test(`writeMany to a pipe that is full ends by its signal, and says what it wrote, ${what}`, async (t) => {
+    const queue = ring(t)
+    const name = fifo(t)
+    const stream = await queue.open(name, 'r+')
+    // All of one part.
+    const source = memory(queue, 16 * 8192)
+    const controller = new AbortController()
+    const { signal } = controller
+    const writing = rejection(stream.writeMany(new Float64Array(16), 8192, source, { signal }))
+    t.true(await isPending(writing))
+    controller.abort()
+    const { code, bytesWritten } = await writing
+    const reader = fs.openSync(name, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK)
+    t.teardown(() => fs.closeSync(reader))
+    const came = fs.readSync(reader, Buffer.alloc(16 * 8192))
+    t.true(came > 0 && came < 16 * 8192)
+    t.deepEqual([code, bytesWritten], ['ABORT_ERR', came])
+    assertIdle(t, queue)
+  })
+}
+
+test('reads that go one by one end by their signal', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  for (const waits of [false, true]) {
+    const controller = new AbortController()
+    const { signal } = controller
+    const target = Buffer.alloc(4 * MIB)
+    const reading = rejection(stream.readMany(new Float64Array(2), 2 * MIB, target, { signal }))
+    if (waits) await queue.sleep(20)
+    controller.abort()
+    t.is((await reading).code, 'ABORT_ERR')
+  }
   assertIdle(t, queue)
 })
 
@@ -496,6 +593,11 @@ test('a wrong one among many positions and lengths is named by its index', async
     [
       () => file.readMany(Float64Array.of(0, 1), Uint32Array.of(1, 2 ** 32 - 1), target),
       /"lengths\[1\]"/,
+    ],
+    // One more than a read has, whatever memory there is.
+    [
+      () => file.readMany(Float64Array.of(0, 1), Uint32Array.of(1, 0x7ffff001), target),
+      /"lengths\[1\]".*2147479552/,
     ],
     [() => file.readMany(Float64Array.of(0, 1), -1, target), /"lengths"/],
   ]

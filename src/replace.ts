@@ -355,7 +355,7 @@ async function syncFolder(steps: Steps, path: Uint8Array): Promise<void> {
 /** Where the links of a path lead: to what is there, or, as open(2) has it, to what is to be made. */
 async function followed(path: Uint8Array): Promise<Buffer> {
   let target = Buffer.from(path)
-  for (let links = 0; links < LINKS_MAX; links++) {
+  for (let links = 0; links <= LINKS_MAX; links++) {
     // No link, or nothing there: the end. Whatever else is wrong, the next step is told of, too.
     const to = await readlink(target, 'buffer').catch(() => undefined)
     if (to === undefined) return target

@@ -234,8 +234,7 @@ export class Volume {
       await file.learn()
       const cut = check(writtenAtFirst(opcode))
       if (cut !== undefined) return cut
-      const endsReads = this.#operations.endsReads || file.readsCancelled
-      if (opcode === OP_READ && endsReads) return rejected(abortError())
+      if (this.#readsEnd(what)) return rejected(abortError())
       return this.#transfer({ ...what, whole }, memory)
     })
   }
@@ -251,6 +250,8 @@ export class Volume {
     const spans = spansOf(positions.length, lengths, most)
     const begin = (index: number, partOf?: Operation): Promise<Int32Array | undefined> => {
       const { from, to, start, bytes } = spans[index] as Span
+      // Between two parts its reads may have been cancelled.
+      if (partOf !== undefined && this.#readsEnd(what)) return rejected(abortError())
       if (!hasBytes(memory.bytes, start + bytes)) return rejected(goneError(opcode))
       const isAll = to - from === counts.length
       const part: ManyPart = {
@@ -321,6 +322,11 @@ export class Volume {
     )
   }
 
+  /** Whether what may never end by itself begins no more. */
+  #readsEnd({ file, opcode }: Pick<ManyTransfer, 'file' | 'opcode'>): boolean {
+    return opcode === OP_READ && (this.#operations.endsReads || file.readsCancelled)
+  }
+
   #over(limits: Limits | undefined, opcode: number): Error | undefined {
     return this.#operations.ended?.() ?? overBefore(limits, opcode, writtenAtFirst(opcode))
   }
@@ -333,6 +339,7 @@ export class Volume {
     partOf: Operation,
   ): Promise<void> {
     if (bytes === 0) return
+    if (this.#readsEnd({ file, opcode })) return rejected(abortError())
     if (!hasBytes(memory.bytes, start + bytes)) return rejected(goneError(opcode))
     const part = memory.bytes.subarray(start, start + bytes)
     const at = positions[index] as number | bigint
