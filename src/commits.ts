@@ -7,10 +7,13 @@ import { closedError, rejected, systemError } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
 import type { Operations } from './operations.js'
+import type { Unfinished } from './order.js'
 import type { Operation } from './slots.js'
 
 /** Callers that wait for one fdatasync. */
-class Group {
+class Group implements Unfinished {
+  /** Whether a drain waits for it though its fdatasync is still to be staged. */
+  isUnfinished = false
   readonly #operations: Operations
   readonly #file: FileState
   readonly #shares: { op: Operation; number: number }[] = []
@@ -51,7 +54,9 @@ class Group {
     const [op, promise] = operations.record(OP_FSYNC, this.#file, 0, 1, 0)
     this.#sync = op
     this.#number = op.number
+    op.partOf = this
     operations.begin(op)
+    operations.waiting.order.delete(this)
     void promise.then(
       (result) => {
         over()
@@ -106,7 +111,10 @@ export class Commits {
     } else if (this.#running.isOpen) {
       this.#running.join(share)
     } else {
-      this.#next ??= new Group(operations, this.#file)
+      if (this.#next === undefined) {
+        this.#next = new Group(operations, this.#file)
+        operations.waiting.join(this.#next)
+      }
       this.#next.join(share)
     }
     return promise
@@ -114,9 +122,11 @@ export class Commits {
 
   #begin(group: Group): void {
     group.begin(() => {
-      this.#running = this.#next?.isWanted ? this.#next : undefined
+      const next = this.#next
       this.#next = undefined
+      this.#running = next?.isWanted ? next : undefined
       if (this.#running !== undefined) this.#begin(this.#running)
+      else if (next !== undefined) this.#operations.waiting.order.delete(next)
     })
   }
 }

@@ -118,7 +118,7 @@ export class Operation implements Unfinished {
   follower: Sync | undefined = undefined
   isUnfinished = false
   /** The call of several operations that it is one of: where that may go on, so may it. */
-  partOf: Operation | undefined = undefined
+  partOf: Unfinished | undefined = undefined
   /** What it is a step of, if it is one; of that, the step under way. They are cancelled together. */
   whole: Operation | undefined = undefined
   step: Operation | undefined = undefined

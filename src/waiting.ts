@@ -5,7 +5,7 @@
  */
 import { FLAG_DRAIN, OP_CLOSE } from './backend.js'
 import type { Operations } from './operations.js'
-import { Order } from './order.js'
+import { Order, type Unfinished } from './order.js'
 import {
   type Line,
   type Operation,
@@ -39,7 +39,7 @@ export class Waiting {
   }
 
   /** A call of several operations begins, which drains wait for, unless it has to wait for one itself. */
-  join(whole: Operation): void {
+  join(whole: Unfinished): void {
     const { forOrder } = this.#operations.slots
     if (forOrder.head === undefined && !this.order.holdsBack(false)) this.order.add(whole, false)
   }
