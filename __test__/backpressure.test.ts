@@ -481,3 +481,24 @@ test.serial('a hundred queues are made, used and closed one after the other', as
     await queue.close()
   }
 })
+
+test.serial(
+  'a slot that a first short read of a FIFO leaves goes to whoever waits for one',
+  async (t) => {
+    const queue = ring(t)
+    const stream = await queue.open(fifo(t), 'r+')
+    const memory = queue.alloc(4 * SLOTS)
+    const signal = new AbortController()
+    const reads = Array.from({ length: SLOTS }, (_, i) =>
+      stream.readAt(memory.subarray(4 * i, 4 * i + 4), 0, { signal: signal.signal }),
+    )
+    const settled = Promise.allSettled(reads)
+    const waits = queue.nop()
+    t.true(await isPending(waits))
+    fs.writeSync(stream.fd, 'x')
+    await waits
+    signal.abort()
+    t.is((await settled).filter(({ status }) => status === 'fulfilled').length, 1)
+    assertIdle(t, queue)
+  },
+)

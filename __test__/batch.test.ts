@@ -2,6 +2,7 @@
 // an Error. Chains have a file of their own.
 
 import fs from 'node:fs'
+import { setImmediate } from 'node:timers/promises'
 import { type BatchOperation, type File, op, Queue, type SubmitOptions } from 'node-uring'
 import { childJson } from './helpers/child.js'
 import { Resizable } from './helpers/guards.js'
@@ -542,4 +543,24 @@ test('each operation that its limits keep from beginning has an error of its own
     [undefined, 0, undefined],
   )
   assertIdle(t, queue)
+})
+
+test('the event loop comes round while a long batch that was aborted ends', async (t) => {
+  for (const limit of ['signal', 'timeoutMs'] as const) {
+    const queue = ring(t)
+    const controller = new AbortController()
+    const list = new Array<BatchOperation>(50_000).fill(op.timeout(3_600_000))
+    const options = limit === 'signal' ? { signal: controller.signal } : { timeoutMs: 20 }
+    let isOver = false
+    const batch = queue.submit(list, options).finally(() => {
+      isOver = true
+    })
+    controller.abort()
+    let rounds = 0
+    for (; !isOver; rounds++) await setImmediate()
+    const results = await batch
+    t.is(new Set(results).size, results.length, 'each has an error of its own')
+    t.true(rounds > 20, `${rounds} rounds`)
+    assertIdle(t, queue)
+  }
 })

@@ -247,3 +247,15 @@ test('memory that the rest of a chain will use cannot be freed', async (t) => {
   t.is(fs.readFileSync(at).compare(Buffer.alloc(4096, 'm')), 0)
   assertIdle(t, queue)
 })
+
+test('what bounds a member that never begins was not needed', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, Buffer.alloc(0)), 'r+')
+  const bounded = [op.write(file, Buffer.from('a'), 0), op.linkTimeout(60_000)]
+  const ended = queue.submit([op.timeout(200), ...bounded, op.nop()], { link: 'hard' })
+  await after(20)
+  await file.close({ timeoutMs: 0 })
+  const bound = (await ended)[2]
+  t.is((bound as { code?: unknown }).code, 'ECANCELED')
+  assertIdle(t, queue)
+})

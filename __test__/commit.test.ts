@@ -4,7 +4,7 @@
 import { tracingChannel } from 'node:diagnostics_channel'
 import fs from 'node:fs'
 import { setImmediate, setTimeout } from 'node:timers/promises'
-import { type File, type OperationMessage, Queue } from 'node-uring'
+import { type File, type OperationMessage, op, Queue } from 'node-uring'
 import { FUSE, fuse } from './helpers/fuse.js'
 import { pattern, random } from './helpers/random.js'
 import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
@@ -379,5 +379,19 @@ test('a sync that was not done says nothing of the data', async (t) => {
   t.is((await rejection(other.syncRange())).code, 'EACCES')
   await other.datasync()
   await locked.commit(other)
+  assertIdle(t, queue)
+})
+
+test('syncs and writes of a file do not wait for a splice to it from a FIFO that has nothing', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const flags = fs.constants.O_RDWR | fs.constants.O_DSYNC
+  const file = await queue.open(scratch(t, Buffer.alloc(0)), flags)
+  const spliced = queue.submit([op.splice(stream, file, 4, { to: 0 })])
+  await setTimeout(20)
+  t.is(await file.writeAt(Buffer.from('x'), 10), 1)
+  await Promise.all([file.datasync(), queue.commit(file)])
+  fs.writeSync(stream.fd, 'data')
+  t.deepEqual(await spliced, [4])
   assertIdle(t, queue)
 })

@@ -5,7 +5,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { pattern } from './helpers/random.js'
 import { assertIdle, type Caught, rejection, ring, thrown } from './helpers/ring.js'
-import { fifo, folder, loopDevice, scratch } from './helpers/scratch.js'
+import { fifo, folder, loopDevice, scratch, tmpfs } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 import test from './helpers/test.js'
 
@@ -314,3 +314,27 @@ test('a write after a direct read from within a block goes where it is to', asyn
   }
   assertIdle(t, queue)
 })
+
+needs(test, { root: true, commands: ['mount', 'umount'] })(
+  'a copy that finds no room says how much of it is there, by each way',
+  async (t) => {
+    const content = pattern(4 * MIB)
+    const source = scratch(t, content)
+    for (const { length, direct } of [
+      { length: 60_000, direct: false },
+      { length: 3 * MIB, direct: false },
+      { length: 3 * MIB, direct: true },
+    ]) {
+      const at = tmpfs(t, length < MIB ? 40 * KIB : MIB)
+      const queue = ring(t)
+      const from = await queue.open(source, 'r', { direct })
+      const name = path.join(at, 'copy')
+      const to = await queue.open(name, 'w')
+      const { code, bytesWritten } = await rejection(from.copyTo(to, { length }))
+      const { size } = fs.statSync(name)
+      t.deepEqual({ code, bytesWritten }, { code: 'ENOSPC', bytesWritten: size })
+      t.true(size > 0)
+      assertIdle(t, queue)
+    }
+  },
+)

@@ -436,3 +436,25 @@ needs(test, FUSE)(
     }
   },
 )
+
+needs(test, FUSE)(
+  'a drain waits for a commit that was called for while another runs',
+  async (t) => {
+    const log = scratch(t, Buffer.alloc(0))
+    const mounted = await fuse(t, 'async', { file: { syncHeld: true, log } })
+    const queue = ring(t)
+    const file = await queue.open(mounted.at('file'), 'r+')
+    const first = queue.commit(file)
+    await mounted.held(1)
+    const second = queue.commit(file)
+    let syncs = 0
+    const drained = queue.submit([op.nop()], { drain: true }).then(() => {
+      syncs = fs.readFileSync(log, 'utf8').split('e').length - 1
+    })
+    t.true(await isPending(Promise.race([second, drained])))
+    mounted.release()
+    await Promise.all([first, second, drained])
+    t.is(syncs, 2)
+    assertIdle(t, queue)
+  },
+)

@@ -59,6 +59,22 @@ for (const { reap, hidden, told: reaped } of WAYS) {
     t.deepEqual(told, { reap: reaped, ...EXPECTED })
   })
 
+  test(`with ${way} the event loop comes round beside operations without end`, async (t) => {
+    const program = `
+      import { Queue } from 'node-uring'
+      const queue = new Queue({ reap: '${reap}' })
+      let [goes, nops] = [true, 0]
+      const all = Array.from({ length: 512 }, async () => { while (goes) { await queue.nop(); nops++ } })
+      const rounds = 20
+      for (let i = 0; i < rounds; i++) await new Promise((resolve) => setImmediate(resolve))
+      goes = false
+      await Promise.all(all)
+      await queue.close()
+      console.log(JSON.stringify(nops / rounds))`
+    const each = await childJson<number>(program, { env, timeoutMs: 50_000 })
+    t.true(each < 20_000, `${each} operations while nobody else had their turn`)
+  })
+
   test(`with ${way} a queue that is not wanted lets the process end`, async (t) => {
     const program = `
       import { Queue } from 'node-uring'

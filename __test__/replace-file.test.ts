@@ -734,3 +734,47 @@ test('a source is told that no more is wanted where it has more, and only there'
   while (!streams.every((stream) => stream.destroyed)) await setImmediate()
   t.is(fs.readFileSync(file, 'utf8'), 'partpart')
 })
+
+test('parts of a source are not kept when they are written', async (t) => {
+  const at = path.join(folder(t), 'file')
+  const program = `
+    import { setFlagsFromString } from 'node:v8'
+    import { runInNewContext } from 'node:vm'
+    import { Queue } from 'node-uring'
+    setFlagsFromString('--expose-gc')
+    const gc = runInNewContext('gc')
+    const queue = new Queue()
+    let most = 0
+    async function* parts() {
+      for (let i = 0; i < 100; i++) {
+        if (i % 10 === 9) {
+          gc()
+          await new Promise((resolve) => setImmediate(resolve))
+          gc()
+          most = Math.max(most, process.memoryUsage().arrayBuffers)
+        }
+        yield Buffer.alloc(1 << 20, i)
+      }
+    }
+    await queue.replaceFile(process.argv[1], parts())
+    await queue.close()
+    console.log(JSON.stringify(most >> 20))`
+  const most = await childJson<number>(program, { args: [at], timeoutMs: 50_000 })
+  t.true(most < 40, `${most} MiB of 100`)
+  t.is(fs.statSync(at).size, 100 * MIB)
+})
+
+needs(test, { root: true, commands: ['mount', 'umount'] })(
+  'how much of a source was written says the error of the part that found no room',
+  async (t) => {
+    const queue = ring(t)
+    const at = tmpfs(t, MIB)
+    const parts = Array.from({ length: 40 }, () => Buffer.alloc(50_000))
+    const one = await rejection(queue.replaceFile(path.join(at, 'file'), Buffer.concat(parts)))
+    const error = await rejection(queue.replaceFile(path.join(at, 'file'), parts))
+    t.deepEqual([error.code, error.bytesWritten], ['ENOSPC', one.bytesWritten])
+    t.true((error.bytesWritten as number) > 500_000)
+    t.deepEqual(fs.readdirSync(at), [])
+    assertIdle(t, queue)
+  },
+)

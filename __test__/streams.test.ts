@@ -9,7 +9,7 @@ import type { File, Queue } from 'node-uring'
 import { fixture } from './helpers/child.js'
 import { assertBytes, GUARD, SOURCES } from './helpers/guards.js'
 import { pattern } from './helpers/random.js'
-import { assertIdle, isPending, ring } from './helpers/ring.js'
+import { assertIdle, isPending, rejection, ring } from './helpers/ring.js'
 import { fifo, scratch, takenOut } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
 import test, { type ExecutionContext } from './helpers/test.js'
@@ -155,3 +155,38 @@ needs(test, { commands: ['script'] })(
     t.true(ticks > 2, `${ticks} turns of a timer`)
   },
 )
+
+test('a FIFO that had no reader at the first write keeps nobody waiting at the next', async (t) => {
+  const queue = ring(t)
+  const { O_NONBLOCK, O_RDONLY } = fs.constants
+  // As many as the pool has threads.
+  const writes = Array.from({ length: 4 }, async () => {
+    const at = fifo(t)
+    const none = fs.openSync(at, O_RDONLY | O_NONBLOCK)
+    const file = await queue.open(at, 'w')
+    fs.closeSync(none)
+    t.is((await rejection(file.writeAt(Buffer.alloc(1), 0))).code, 'EPIPE')
+    const reader = fs.openSync(at, O_RDONLY | O_NONBLOCK)
+    t.teardown(() => fs.closeSync(reader))
+    return rejection(file.writeAt(Buffer.alloc(200_000), 0, { timeoutMs: 100 }))
+  })
+  for (const write of writes) t.is((await write).code, 'ERR_URING_TIMEOUT')
+  assertIdle(t, queue)
+})
+
+test('a file that has positions for reads and none for writes is read at them, and written', async (t) => {
+  const queue = ring(t)
+  for (const first of ['read', 'write'] as const) {
+    const file = await queue.open('/proc/self/comm', 'r+')
+    const content = fs.readFileSync('/proc/self/comm')
+    const read = async (position: number) => {
+      const buffer = Buffer.alloc(32)
+      return buffer.subarray(0, await file.readAt(buffer, position))
+    }
+    if (first === 'read') t.deepEqual(await read(0), content)
+    t.is(await file.writeAt(content.subarray(0, -1), 0), content.length - 1)
+    for (const position of [0, 0, 2]) t.deepEqual(await read(position), content.subarray(position))
+    await file.close()
+  }
+  assertIdle(t, queue)
+})

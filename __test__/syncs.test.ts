@@ -153,6 +153,19 @@ test('the fdatasync behind a write that is cancelled is not held', (t) => {
   t.is(results.get(other), 0)
 })
 
+test('a write that is done and cancelled while it is held has written what it has', (t) => {
+  const { syncs, results, begin, end } = watched()
+  const [sync, write, late] = [begin(), begin(false, OP_WRITE), begin(false, OP_WRITE)] as const
+  end(write, 100)
+  if (write.sync !== undefined) syncs.cancel(write.sync)
+  late.cancelled = true
+  end(late, 50)
+  t.deepEqual([results.get(write), write.done], [ECANCELED, 100])
+  t.deepEqual([results.get(late), late.done], [ECANCELED, 50])
+  end(sync, 0)
+  t.is(results.get(sync), 0)
+})
+
 test('a record that was settled and used again meanwhile is not gone on with', (t) => {
   const { results, begin, end } = watched()
   const [first, second] = [begin(), begin()]
