@@ -564,3 +564,19 @@ test('the event loop comes round while a long batch that was aborted ends', asyn
     assertIdle(t, queue)
   }
 })
+
+test('a timeout that counts others counts each of many', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(10)))
+  await file.stat()
+  for (const many of [
+    () => queue.nops(5),
+    () => file.readMany(Float64Array.of(0, 1, 2, 3, 4), 1, Buffer.alloc(5)),
+  ]) {
+    const counted = queue.submit([op.timeout(3_600_000, { count: 3 })])
+    t.true(await isPending(counted))
+    await many()
+    t.deepEqual(await counted, [0])
+  }
+  assertIdle(t, queue)
+})

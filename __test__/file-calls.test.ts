@@ -241,6 +241,29 @@ test('a vectored read goes on after a short one, and is one read from a FIFO', a
   }
 })
 
+test('vectored calls that cannot begin say why before anything is staged', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, pattern(100)), 'r+')
+  const buffers = [queue.alloc(4), queue.alloc(4)]
+  const both = (options?: { signal: AbortSignal }) => [
+    rejection(file.readvAt(buffers, 0, options)),
+    rejection(file.writevAt(buffers, 0, options)),
+  ]
+  const submitted = await submittedBy(queue, async () => {
+    const [read, write] = await Promise.all(both({ signal: AbortSignal.abort() }))
+    t.deepEqual([read?.name, write?.name], ['AbortError', 'AbortError'])
+    t.deepEqual([read?.bytesWritten, write?.bytesWritten], [undefined, 0])
+  })
+  t.is(submitted, 0)
+  await file.close()
+  for (const { code, syscall } of await Promise.all(both())) {
+    t.is(code, 'EBADF')
+    t.regex(syscall as string, /^(readv|writev|read|write)$/)
+  }
+  t.deepEqual(fs.readFileSync(file.path as string), pattern(100))
+  await queue.close()
+})
+
 test('a vectored write that fails says what it wrote; a target that is gone is not written to', async (t) => {
   const queue = ring(t)
   const full = await queue.open('/dev/full', 'w')

@@ -322,10 +322,10 @@ async function replace(
   try {
     const file = await steps.open(temporary, parseFlags('wx'), permissions)
     try {
-      if (before !== undefined || mode !== undefined)
-        await onOwnDescriptor(file.fd, fs.constants.O_RDONLY, (fd) =>
-          takeAfter(fd, before, permissions, mode),
-        )
+      if (before !== undefined) {
+        const keeps = mode === undefined ? permissions : undefined
+        await onOwnDescriptor(file.fd, fs.constants.O_RDONLY, (fd) => takeAfter(fd, before, keeps))
+      }
       await steps.writeAll(file, data)
       await steps.call(OP_FSYNC, file, [0, 0])
     } finally {
@@ -365,21 +365,19 @@ async function followed(path: Uint8Array): Promise<Buffer> {
   throw systemError(ELOOP, 'open')
 }
 
-/** Permissions without the umask, and the owner as before, where that is allowed. */
+/** The owner as before, where that is allowed, and permissions without the umask. */
 async function takeAfter(
   fd: number,
-  before: Stats | undefined,
-  permissions: number,
-  mode: number | undefined,
+  before: Stats,
+  permissions: number | undefined,
 ): Promise<void> {
-  const mine = process.geteuid?.()
-  if (before !== undefined && (before.uid !== mine || before.gid !== process.getegid?.())) {
+  if (before.uid !== process.geteuid?.() || before.gid !== process.getegid?.()) {
     await fchown(fd, before.uid, before.gid).catch((error: { errno?: number }) => {
       if (error.errno !== -EPERM) throw error
     })
   }
   // A mode that was asked for is subject to the umask, as everywhere; one that was there is not.
-  if (before !== undefined && mode === undefined) await fchmod(fd, permissions)
+  if (permissions !== undefined) await fchmod(fd, permissions)
 }
 
 function folderOf(path: Buffer): Buffer {

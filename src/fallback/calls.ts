@@ -76,6 +76,8 @@ export class Request implements Move {
   doomed = false
   /** Over, and perhaps not yet delivered. */
   over = false
+  /** Of a timeout that counts others: the how manieth of all it ends with. */
+  due = 0
   withdraw: Withdraw | undefined = undefined
   unwanted = false
   /** What a statx left to be taken. */

@@ -45,8 +45,9 @@ export class Turns {
   #active = 0
   /** They are those of a drain: nothing begins before they are over. */
   #draining = false
-  /** Timeouts that also end when so many others are over. */
-  readonly #counting = new Map<Request, number>()
+  /** How many are over, of many each, and the timeouts that end with the how manieth. */
+  #counted = 0
+  readonly #counting = new Map<number, Set<Request>>()
   /** What is to be delivered. */
   #done: { request: Request; result: number }[] = []
   /** What has the next turn come, and what does so without keeping the process alive. */
@@ -195,7 +196,10 @@ export class Turns {
     request.begun = true
     this.submitted++
     if (request.opcode === OP_TIMEOUT && request.length > 0) {
-      this.#counting.set(request, request.length)
+      request.due = this.#counted + request.length
+      const others = this.#counting.get(request.due)
+      if (others === undefined) this.#counting.set(request.due, new Set([request]))
+      else others.add(request)
     }
     if (request.next?.opcode === OP_LINK_TIMEOUT) this.#limit(request, request.next)
     const answer = perform(request, this.#timers, (result) => {
@@ -264,13 +268,15 @@ export class Turns {
     this.#letGo(request, result)
     this.#done.push({ request, result })
     this.#arm()
-    this.#counting.delete(request)
+    this.#counting.get(request.due)?.delete(request)
     if (isQuiet(request)) return
     this.#active--
     if (request.opcode === OP_TIMEOUT) return
-    for (const [timeout, left] of this.#counting) {
-      if (left > 1) this.#counting.set(timeout, left - 1)
-      else this.#withdraw(timeout, 0)
+    for (let left = request.many?.results.length ?? 1; left > 0; left--) {
+      const due = this.#counting.get(++this.#counted)
+      if (due === undefined) continue
+      this.#counting.delete(this.#counted)
+      for (const timeout of due) this.#withdraw(timeout, 0)
     }
   }
 
