@@ -171,9 +171,15 @@ export class Appends {
       (error: Error) => {
         const written = writtenBy(error)
         // What is synced as it is written may all be in the file: it was the sync that failed.
-        const isWhole = written < length && !this.#file.dsync
-        const whole = isWhole ? write.members.filter(({ end }) => end <= written) : []
-        this.#failed(write.members.slice(whole.length), error, written)
+        const counts = written < length && !this.#file.dsync
+        const isWhole = ({ op, end }: Member) =>
+          counts && end <= written && !(write.datasync && op.cancelled)
+        const whole = write.members.filter(isWhole)
+        this.#failed(
+          write.members.filter((member) => !isWhole(member)),
+          error,
+          written,
+        )
         if (write.datasync) void this.#sync(whole)
         else for (const member of whole) this.#settle(member)
       },
