@@ -8,7 +8,7 @@
  */
 import { types } from 'node:util'
 import { OP_FSYNC, OP_WRITE } from './backend.js'
-import { abortError, type SystemError, systemError } from './errors.js'
+import { abortError, type SystemError, systemError, writtenBy } from './errors.js'
 import type { FileState } from './file-state.js'
 import { APPENDS, type WriteSettings } from './modifiers.js'
 import type { Operations } from './operations.js'
@@ -255,8 +255,4 @@ export class Appends {
     if (error === undefined) this.#operations.settle(op, end - start)
     else this.#operations.fail(op, error)
   }
-}
-
-function writtenBy(error: Error): number {
-  return (error as { bytesWritten?: number }).bytesWritten ?? 0
 }

@@ -12,6 +12,7 @@ import {
   systemError,
   tellBytesWritten,
   uringError,
+  writtenBy,
 } from './errors.js'
 import { checkAlignment, type FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
@@ -199,7 +200,7 @@ class Copy {
     try {
       await transfers.transfer(OP_WRITE, to, bytes, read, at, false, limits, whole)
     } catch (error) {
-      this.#done += (error as { bytesWritten?: number }).bytesWritten ?? 0
+      this.#done += writtenBy(error)
       throw error
     }
     this.#count(read)

@@ -290,6 +290,11 @@ export function tellBytesWritten(error: unknown, bytesWritten: number): void {
   if (error instanceof Error && Object.isExtensible(error)) Object.assign(error, { bytesWritten })
 }
 
+/** The bytes that the error of a write says it has written. */
+export function writtenBy(error: unknown): number {
+  return (error as { bytesWritten?: number }).bytesWritten ?? 0
+}
+
 /** A mistake of ours. */
 export function internalError(detail: string): Error {
   return uringError('ERR_URING_INTERNAL', { detail })

@@ -16,7 +16,14 @@ import {
   syscallOfCall,
 } from './backend.js'
 import { ERRNO } from './errno.js'
-import { abortError, rejected, systemError, tellBytesWritten, uringError } from './errors.js'
+import {
+  abortError,
+  rejected,
+  systemError,
+  tellBytesWritten,
+  uringError,
+  writtenBy,
+} from './errors.js'
 import { FileState } from './file-state.js'
 import { type ParsedPath, parseFlags } from './flags.js'
 import { type LimitOptions, type Limits, overBefore } from './limits.js'
@@ -191,7 +198,7 @@ class Steps {
     try {
       await transfers.transfer(OP_WRITE, file, bytes, length, position, false, this.#limits, true)
     } catch (error) {
-      tellBytesWritten(error, position + ((error as { bytesWritten?: number }).bytesWritten ?? 0))
+      tellBytesWritten(error, position + writtenBy(error))
       throw error
     }
   }

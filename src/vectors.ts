@@ -10,9 +10,9 @@ import {
   invalidArgType,
   invalidArgValue,
   rejected,
-  type SystemError,
   systemError,
   uringError,
+  writtenBy,
 } from './errors.js'
 import type { FileState } from './file-state.js'
 import { type Limits, overBefore } from './limits.js'
@@ -143,7 +143,7 @@ async function inPlace(
     checkBetween(opcode, done, check)
     const result = Number(
       await operations.call(opcode, file, 0, 0, from, options).catch((error: Error) => {
-        throw withWritten(opcode, error, done + ((error as SystemError).bytesWritten ?? 0))
+        throw withWritten(opcode, error, done + writtenBy(error))
       }),
     )
     if (result === -EAGAIN && opcode === OP_READV && done > 0) return done

@@ -9,7 +9,7 @@ const INLINE_MIN_BYTES: u32 = 2 << 10;
 
 /// What a read that is inline takes of [`INLINE_ENTER_BYTES`]; nothing where there is none.
 #[inline]
-pub(super) const fn cost_bytes(inline_bytes: u32) -> u32 {
+const fn cost_bytes(inline_bytes: u32) -> u32 {
     match inline_bytes {
         1..INLINE_MIN_BYTES => INLINE_MIN_BYTES,
         _ => inline_bytes,

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::Engine;
-use super::inline::{INLINE_ENTER_BYTES, cost_bytes};
+use super::inline::INLINE_ENTER_BYTES;
 use super::turn::TURN_MAX;
 use crate::arena::ChunkId;
 use crate::files::{FileHandle, Target};
@@ -126,15 +126,15 @@ impl Engine {
         let room = WITH_KERNEL_MAX
             .min(self.ring.granted().cq_entries as usize)
             .saturating_sub(self.in_flight.many_with_kernel());
-        let mut budget = Budget { entries: room, inline_bytes: INLINE_ENTER_BYTES as usize };
+        let mut budget = Budget { entries: room, inline_bytes: INLINE_ENTER_BYTES };
         let before = self.order.before();
         let Self { ring, in_flight, inline, inline_bytes_turn, stats, .. } = self;
         let with_kernel = in_flight.many_with_kernel();
         let mut sq = ring.submission();
-        in_flight.submit_many(&mut sq, before, &mut budget, |length| {
-            let punted = inline.punts(length, false, inline_bytes_turn);
+        in_flight.submit_many(&mut sq, before, &mut budget, |length, left| {
+            let punted = inline.hands_over(length, false, inline_bytes_turn, left);
             stats.punted += u64::from(punted);
-            (!punted).then_some(cost_bytes(length) as usize)
+            punted
         });
         drop(sq);
         let went = in_flight.many_with_kernel() > with_kernel;

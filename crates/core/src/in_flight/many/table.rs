@@ -18,7 +18,7 @@ pub struct Budget {
     /// Entries.
     pub entries: usize,
     /// Bytes that the submitting thread copies inside enter.
-    pub inline_bytes: usize,
+    pub inline_bytes: u32,
 }
 
 /// All of them, by number.
@@ -116,14 +116,14 @@ impl InFlight {
         many
     }
 
-    /// Submits of those staged before `sequence`, each in its turn, as far as budget and queue go. What one
-    /// takes of the budget's bytes `cost` says by its length, or that it goes to a worker.
+    /// Submits of those staged before `sequence`, each in its turn, as far as budget and queue go. By its
+    /// length `to_worker` says whether one goes to a worker, or takes what it costs of the budget's bytes.
     pub(crate) fn submit_many(
         &mut self,
         sq: &mut Submission,
         before: u64,
         budget: &mut Budget,
-        mut cost: impl FnMut(u32) -> Option<usize>,
+        mut to_worker: impl FnMut(u32, &mut u32) -> bool,
     ) {
         let Table { places, active, with_kernel, .. } = &mut self.many;
         for _ in 0..active.len() {
@@ -141,9 +141,7 @@ impl InFlight {
                 }
                 let Some(index) = many.next_index() else { break };
                 let entry = many.entry(&template, number, index, |length| {
-                    let taken = cost(length);
-                    budget.inline_bytes = budget.inline_bytes.saturating_sub(taken.unwrap_or(0));
-                    taken.is_none()
+                    to_worker(length, &mut budget.inline_bytes)
                 });
                 let pushed = sq.push(&Sqe(entry));
                 debug_assert!(pushed, "no more are taken than there is room for");
