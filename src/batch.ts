@@ -4,6 +4,7 @@
  * here is where its result goes, and how a chain gets all that it needs before any of it is staged.
  */
 import { setImmediate } from 'node:timers'
+import { bytesAround } from './alignment.js'
 import {
   FLAG_DRAIN,
   FLAG_HARDLINK,
@@ -36,7 +37,6 @@ import type { Operations } from './operations.js'
 import type { Unfinished } from './order.js'
 import { problemOfPaths } from './refusals.js'
 import { KIND_CALL, KIND_TRANSFER, type Operation } from './slots.js'
-import { bytesAround } from './transfers.js'
 import { checkBoolean, checkOptions } from './validate.js'
 
 const { ECANCELED } = ERRNO

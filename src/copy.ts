@@ -3,6 +3,7 @@
  * out of it. (io_uring has no copy_file_range(2).) Where a file or kernel has no splice, by reading and
  * writing.
  */
+import { checkAlignment } from './alignment.js'
 import { OP_READ, OP_SPLICE, OP_WRITE, SPLICE_FROM, SPLICE_TO } from './backend.js'
 import { ERRNO } from './errno.js'
 import {
@@ -14,7 +15,7 @@ import {
   uringError,
   writtenBy,
 } from './errors.js'
-import { checkAlignment, type FileState } from './file-state.js'
+import type { FileState } from './file-state.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import type { Operation } from './slots.js'
 import { moved } from './transfers.js'

@@ -5,6 +5,7 @@
 import { fstatSync } from 'node:fs'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { setImmediate } from 'node:timers/promises'
+import { checkAlignment } from './alignment.js'
 import { Appends } from './appends.js'
 import {
   OP_CLOSE,
@@ -316,14 +317,6 @@ export function closeTimeout(options: CloseOptions | undefined): number | undefi
 export function checkWrite(state: FileState, length: number, position: number | bigint): void {
   if (state.append) throw uringError('ERR_URING_APPEND')
   checkAlignment(state, length, position)
-}
-
-/** Refuses a direct write that is not of whole blocks. */
-export function checkAlignment(state: FileState, length: number, position: number | bigint): void {
-  const block = state.blockBytes
-  if (block === 0 || (length % block === 0 && BigInt(position) % BigInt(block) === 0n)) return
-  const alignment = { memoryBytes: state.memoryBytes, offsetBytes: block }
-  throw uringError('ERR_URING_ALIGNMENT', { position, lengthBytes: length, alignment })
 }
 
 /** Whether an operation may never end by itself: it waits for others, or reads what they write. */

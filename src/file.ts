@@ -6,6 +6,7 @@
 import { constants as buffers } from 'node:buffer'
 import { constants, ftruncate } from 'node:fs'
 import { type InspectOptions, inspect, promisify } from 'node:util'
+import { checkAlignment } from './alignment.js'
 import {
   OP_FSYNC,
   OP_FTRUNCATE,
@@ -21,7 +22,6 @@ import { type CopyOptions, copyTo } from './copy.js'
 import { closedError, illegalConstructor, invalidArgValue, rejected, uringError } from './errors.js'
 import {
   type CloseOptions,
-  checkAlignment,
   checkWrite,
   closeTimeout,
   FileState,
@@ -318,12 +318,9 @@ export class File {
     const { positions, lengths } = checkMany(given, givenLengths, view)
     const file = this.#state
     if (opcode === OP_WRITE && file.blockBytes !== 0) {
-      for (const [at, position] of positions.entries()) {
-        checkAlignment(
-          file,
-          typeof lengths === 'number' ? lengths : (lengths[at] as number),
-          position,
-        )
+      for (let i = 0; i < positions.length; i++) {
+        const length = typeof lengths === 'number' ? lengths : (lengths[i] as number)
+        checkAlignment(file, length, positions[i] as number | bigint)
       }
     }
     if (file.closed) return rejected(closedError(file, syscallOf(opcode)))

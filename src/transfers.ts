@@ -4,6 +4,7 @@
  * an fdatasync linked behind the last piece of a write: the steps of one loop, which stand together.
  * Staging, waiting and settling are those of `operations.ts`, for transfers as for all others.
  */
+import { bytesAround, isAligned, remainder } from './alignment.js'
 import {
   type Backend,
   FLAG_DRAIN,
@@ -441,32 +442,6 @@ function asBytes(view: ArrayBufferView): Uint8Array {
   return view instanceof Uint8Array
     ? view
     : new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
-}
-
-/** A direct read has to begin and end on blocks: the length of those around what was asked for. */
-export function bytesAround(file: FileState, position: number | bigint, length: number): number {
-  const block = file.blockBytes
-  if (block === 0) return length
-  return Math.ceil((remainder(position, block) + length) / block) * block
-}
-
-/** Whether a direct transfer can go in place. */
-function isAligned(
-  file: FileState,
-  base: number,
-  length: number,
-  position: number | bigint,
-): boolean {
-  return (
-    base % file.memoryBytes === 0 &&
-    length % file.blockBytes === 0 &&
-    remainder(position, file.blockBytes) === 0
-  )
-}
-
-/** Where a position is in its block. */
-export function remainder(position: number | bigint, block: number): number {
-  return typeof position === 'number' ? position % block : Number(position % BigInt(block))
 }
 
 /** `position + by`, exact also past 2^53. */

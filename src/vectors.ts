@@ -3,6 +3,7 @@
  * in place, up to 1024 of them by one operation (readv(2), IOV_MAX); a list with any other goes through
  * one buffer that it is gathered in or scattered from, at most 1 MiB at a time.
  */
+import { remainder } from './alignment.js'
 import { OP_READ, OP_READV, OP_WRITE, OP_WRITEV, syscallOf, TRANSFER_BYTES_MAX } from './backend.js'
 import { ERRNO } from './errno.js'
 import {
@@ -19,7 +20,7 @@ import { type Limits, overBefore } from './limits.js'
 import { checkMemory, hasBytes } from './memory.js'
 import { NOWAIT, refusedModifier } from './modifiers.js'
 import type { Operation } from './slots.js'
-import { moved, remainder } from './transfers.js'
+import { moved } from './transfers.js'
 
 const { EAGAIN, EIO } = ERRNO
 /** Most vectors of one operation: the kernel's UIO_MAXIOV. */

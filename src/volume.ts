@@ -3,6 +3,7 @@
  * nothing for each operation in between. They are staged in parts; a part is one record, one call into
  * the engine and one completion, and waits for room as any other operation does.
  */
+import { remainder } from './alignment.js'
 import { OP_NOP, OP_READ, OP_WRITE, syscallOf } from './backend.js'
 import {
   abortError,
@@ -406,9 +407,9 @@ function canGoTogether(what: ManyTransfer, { chunk, base }: ManyMemory, longest:
   if (inPlace && base % file.memoryBytes !== 0) return false
   const aligned = (length: number) => length % block === 0 && length % file.memoryBytes === 0
   if (typeof lengths === 'number' ? !aligned(lengths) : !lengths.every(aligned)) return false
-  for (const position of positions) {
-    const off = typeof position === 'bigint' ? Number(position % BigInt(block)) : position % block
-    if (off !== 0) return false
+  // Not for-of, which goes through an iterator: 11 ns for each.
+  for (let i = 0; i < positions.length; i++) {
+    if (remainder(positions[i] as number | bigint, block) !== 0) return false
   }
   return true
 }
