@@ -7,6 +7,7 @@ import { closeSync, openSync, rmSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { op, Queue } from 'node-uring'
+import { canMove } from './cpus.js'
 import {
   type Bench,
   BLOCK_BYTES,
@@ -155,6 +156,7 @@ async function directReads(bench: Bench, folder: string, type: string): Promise<
   const cpu = { measure: 'cpu', target: { atMost: 1.1 } } as const
   await bench.contest<string>({
     name: cell,
+    onOneCpu: canMove(),
     sides: {
       ring: inProcess('node-uring', (n) => readManys(file, halves, BLOCK_BYTES, blocks, n)),
       long: inProcess('node-uring, 8 MiB', (n) => readManys(file, long, BLOCK_BYTES, blocks, n)),

@@ -5,6 +5,7 @@
  */
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
+import { moveTo, ownCpus } from './cpus.js'
 import type { Progress } from './progress.js'
 
 /** What one operation cost, in nanoseconds. CPU is that of all threads, kernel workers included. */
@@ -17,6 +18,8 @@ export interface Cost {
 export interface Side {
   /** Whether it is to run in a process of its own: `apart.ts`. */
   apart?: boolean
+  /** The process that it runs in, where that is not this one or a child for each round. */
+  pid?: number | undefined
   /** How the tables name it. */
   name: string
   /** Does so many operations and says what one of them cost. */
@@ -44,6 +47,8 @@ export interface Contest<Name extends string = string> {
   rows: Row<Name>[]
   /** Called before each round of each side, off the clock. */
   before?: () => void
+  /** Whether all sides of a round run on the same CPU, each CPU in its turn: `cpus.ts`. */
+  onOneCpu?: boolean
 }
 
 /** What a side did in a contest, one entry a round. */
@@ -89,6 +94,8 @@ export async function compete(
   progress: Progress,
 ): Promise<{ measured: Measured[]; findings: Finding[] }> {
   const sides = Object.entries(contest.sides)
+  const cpus = contest.onOneCpu ? ownCpus() : []
+  const processes = [process.pid, ...sides.flatMap(([, { pid }]) => pid ?? [])]
   const taken = new Map<string, Measured>()
   for (const [key, side] of sides) {
     progress.show(`${contest.name}: warming up ${side.name}`)
@@ -97,16 +104,25 @@ export async function compete(
     taken.set(key, { name: side.name, operations, rounds: [] })
   }
   // Round 0 is a last warm-up, in company.
-  for (let round = 0; round <= settings.rounds; round++) {
+  const rounds = wholeTurns(settings.rounds, cpus.length)
+  for (let round = 0; round <= rounds; round++) {
+    const cpu = cpus[round % cpus.length]
+    if (cpu !== undefined) moveTo(cpu, processes)
     for (const [key, side] of sides) {
-      progress.show(`${contest.name}: round ${round} of ${settings.rounds}, ${side.name}`)
+      progress.show(`${contest.name}: round ${round} of ${rounds}, ${side.name}`)
       const measured = taken.get(key) as Measured
       contest.before?.()
       const cost = await side.run(measured.operations)
       if (round > 0) measured.rounds.push(cost)
     }
   }
+  if (cpus.length > 0) moveTo(cpus.join(), processes)
   return { measured: [...taken.values()], findings: contest.rows.map((row) => compare(row, taken)) }
+}
+
+/** As many rounds, or the few more that give each CPU as many as any other. */
+function wholeTurns(rounds: number, cpus: number): number {
+  return cpus > rounds || cpus === 0 ? rounds : Math.ceil(rounds / cpus) * cpus
 }
 
 /**

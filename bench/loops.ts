@@ -202,7 +202,8 @@ export async function readManys(
       left -= positions.length
       for (let i = 0; i < positions.length; i++) positions[i] = blocks.next()
       const counts = await file.readMany(positions, length, target)
-      for (const count of counts) check(count, length)
+      // Not for-of, which costs ten times as much.
+      for (let i = 0; i < counts.length; i++) check(counts[i] as number, length)
     }
   }
   await Promise.all(targets.map(loop))

@@ -131,7 +131,7 @@ export async function processSide<Answer extends Cost = Cost>(
   name: string,
   program: string,
   args: string[],
-): Promise<{ name: string; run(operations: number): Promise<Answer>; end(): void }> {
+): Promise<Omit<Side, 'run'> & { run(operations: number): Promise<Answer>; end(): void }> {
   const child = fork(program, args)
   const forget = endWithUs(child)
   const answer = <T>() =>
@@ -149,6 +149,7 @@ export async function processSide<Answer extends Cost = Cost>(
   await answer<'ready'>()
   return {
     name,
+    pid: child.pid,
     run(operations) {
       child.send(operations)
       return answer<Answer>()
