@@ -15,6 +15,8 @@ const PLACE_BYTES = 512
 /** Where the long writes go. */
 const LONG_AT = PLACES * PLACE_BYTES
 const LONG_BYTES = 2 * MIB + 5
+/** Of which one of many has so many. */
+const MANY_BYTES = 4096
 
 /** What a member of a chain, or a plain operation, does. */
 type Act = 'write' | 'sync' | 'nop' | 'stat' | 'read' | 'wait'
@@ -23,7 +25,8 @@ interface Step {
   readonly drain: boolean
   readonly link: 'none' | 'soft' | 'hard'
   readonly acts: readonly Act[]
-  readonly long: boolean
+  /** A long write in place of them, and by which call. */
+  readonly long: 'no' | 'one' | 'many' | 'vectors'
   readonly plain: boolean
 }
 
@@ -32,7 +35,7 @@ const step: fc.Arbitrary<Step> = fc.record({
   drain: fc.boolean(),
   link: fc.constantFrom('none' as const, 'soft' as const, 'soft' as const, 'hard' as const),
   acts: fc.array(act, { minLength: 1, maxLength: 5 }),
-  long: fc.nat(5).map((one) => one === 0),
+  long: fc.constantFrom('no', 'no', 'no', 'no', 'no', 'no', 'one', 'many', 'vectors'),
   plain: fc.boolean(),
 })
 
@@ -58,10 +61,10 @@ class Program {
 
   begin(step: Step, number: number): void {
     if (step.drain) this.#section()
-    if (step.long) this.#long(step, number)
+    if (step.long !== 'no') this.#long(step, number)
     else this.#batch(step, number)
     // Of a batch without links the first alone is what later ones wait for.
-    const isOne = step.long || step.link !== 'none' || step.acts.length === 1
+    const isOne = step.long !== 'no' || step.link !== 'none' || step.acts.length === 1
     if (step.drain && isOne) this.#section()
   }
 
@@ -70,15 +73,30 @@ class Program {
     this.#longUsed = false
   }
 
-  #long({ plain, drain }: Step, number: number): void {
+  #long({ plain, drain, long }: Step, number: number): void {
     if (this.#longUsed) return
     this.#longUsed = true
     const memory = filled(this.#queue, plain, LONG_BYTES, number)
     this.expected.fill(number, LONG_AT)
-    const written = drain
-      ? this.#queue.submit([op.write(this.#file, memory, LONG_AT)], { drain }).then(([one]) => one)
-      : this.#file.writeAt(memory, LONG_AT)
-    this.#check(written, LONG_BYTES, `long ${number}`)
+    this.#check(this.#write(memory, drain ? 'drain' : long), LONG_BYTES, `long ${number}`)
+  }
+
+  async #write(memory: Buffer, by: Step['long'] | 'drain'): Promise<unknown> {
+    const [queue, file] = [this.#queue, this.#file]
+    if (by === 'drain') {
+      const [result] = await queue.submit([op.write(file, memory, LONG_AT)], { drain: true })
+      return result
+    }
+    if (by === 'vectors') {
+      return file.writevAt([memory.subarray(0, MIB + 7), memory.subarray(MIB + 7)], LONG_AT)
+    }
+    if (by === 'one') return file.writeAt(memory, LONG_AT)
+    const count = Math.ceil(LONG_BYTES / MANY_BYTES)
+    const positions = Float64Array.from({ length: count }, (_, i) => LONG_AT + i * MANY_BYTES)
+    const lengths = new Uint32Array(count).fill(MANY_BYTES)
+    lengths[count - 1] = LONG_BYTES - (count - 1) * MANY_BYTES
+    const counts = await file.writeMany(positions, lengths, memory)
+    return counts.reduce((sum, one) => sum + one, 0)
   }
 
   /** In a chain a place may be written to again, by a later member. */

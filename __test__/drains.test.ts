@@ -240,6 +240,112 @@ test('what drains waits for all parts of many nops, and of many reads that go on
   assertIdle(t, queue)
 })
 
+/** Drains for as long as it takes to write 3 MiB in pieces, behind what else the file has. */
+function longDrain(queue: Queue, file: File): Promise<unknown> {
+  return queue.submit([op.write(file, Buffer.alloc(3 * MIB), 8 * MIB)], { drain: true })
+}
+
+test('a call of many parts that waits for a drain comes before what drains later, with all of them', async (t) => {
+  t.timeout(60_000)
+  const queue = ring(t)
+  const at = scratch(t)
+  const [COUNT, BYTES] = [512, 4096]
+  const positions = Float64Array.from({ length: COUNT }, (_, index) => index * BYTES)
+  const ones = Buffer.alloc(COUNT * BYTES, 1)
+  const twos = Buffer.alloc(COUNT * BYTES, 2)
+  const inPlace = queue.alloc(ones.length).fill(1)
+  const halves = [ones.subarray(0, MIB + 5), ones.subarray(MIB + 5)]
+  const target = Buffer.alloc(ones.length)
+  const calls = [
+    (file: File) => file.writeMany(positions, BYTES, ones),
+    (file: File) => file.writeMany(positions, BYTES, inPlace, { onProgress: () => {} }),
+    (file: File) => file.writevAt(halves, 0),
+    (file: File) => file.readMany(positions, BYTES, target),
+    (file: File) => file.readvAt([target.subarray(0, MIB + 5), target.subarray(MIB + 5)], 0),
+  ]
+  for (const isKnown of [false, true]) {
+    for (const call of calls) {
+      fs.writeFileSync(at, ones)
+      const file = await queue.open(at, 'r+')
+      if (isKnown) await file.readMany(Float64Array.of(0), 1, target)
+      target.fill(0)
+      const first = longDrain(queue, file)
+      const many = call(file)
+      const later = queue.submit([op.write(file, twos, 0)], { drain: true })
+      await Promise.all([first, many])
+      t.deepEqual(await later, [twos.length])
+      t.is(fs.readFileSync(at).subarray(0, twos.length).compare(twos), 0, `${call}, ${isKnown}`)
+      if (`${call}`.includes('target')) t.is(target.compare(ones), 0, `${call}, ${isKnown}`)
+      await file.close()
+    }
+  }
+  const file = await queue.open(at, 'r+')
+  const ended: string[] = []
+  const [nops, drained] = [
+    queue.nops.bind(queue, 100_000),
+    () => queue.submit([op.nop()], { drain: true }),
+  ]
+  await Promise.all([
+    longDrain(queue, file).then(() => ended.push('first')),
+    nops().then(() => ended.push('nops')),
+    drained().then(() => ended.push('later')),
+    nops().then(() => ended.push('last')),
+  ])
+  t.deepEqual(ended, ['first', 'nops', 'later', 'last'])
+  assertIdle(t, queue)
+})
+
+test('a call of many parts that waits for a drain ends by its signal, its time and a close, and nothing stands', async (t) => {
+  t.timeout(60_000)
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const log = await queue.open(scratch(t), 'w')
+  const empty = await queue.open(scratch(t, Buffer.of()))
+  const at = scratch(t)
+  const positions = Float64Array.from({ length: 512 }, (_, index) => index * 4096)
+  const data = Buffer.alloc(512 * 4096, 1)
+  const byte = Buffer.alloc(1)
+  const both = [op.read(stream, byte, 0), op.write(log, byte, 0)]
+  // The write is staged when the read is over; so the drain is, too.
+  const isStaged = () => queue.submit(both, { link: 'soft', drain: true })
+  // Nothing is to come of this one: what comes later waits in the engine.
+  const isAlone = () => queue.submit([op.read(stream, byte, 0)], { drain: true })
+  type Options = { signal?: AbortSignal; timeoutMs?: number }
+  const calls: ((file: File, options?: Options) => Promise<unknown>)[] = [
+    (file, options) => file.writeMany(positions, 4096, data, options),
+    (file, options) => file.writevAt([data, data], 0, options),
+    (file, options) => empty.copyTo(file, options),
+    (_, options) => queue.nops(100_000, options),
+  ]
+  for (const drain of [isStaged, isAlone]) {
+    for (const [index, call] of calls.entries()) {
+      const where = `${drain}, ${call}`
+      const file = await queue.open(at, 'w+')
+      const drained = drain()
+      const abort = new AbortController()
+      const [aborted, late] = [call(file, { signal: abort.signal }), call(file, { timeoutMs: 20 })]
+      const last = queue.submit([op.nop()], { drain: true })
+      abort.abort()
+      const bytesWritten = index < 3 ? 0 : undefined
+      const failed = (error: unknown) => {
+        const { code, bytesWritten } = error as { code: string; bytesWritten?: number }
+        return { code, bytesWritten }
+      }
+      t.deepEqual(await aborted.catch(failed), { code: 'ABORT_ERR', bytesWritten }, where)
+      t.deepEqual(await late.catch(failed), { code: 'ERR_URING_TIMEOUT', bytesWritten }, where)
+      const waits =
+        index < 3 ? t.throwsAsync(call(file), { name: 'AbortError' }, where) : call(file)
+      if (index < 3) await Promise.all([waits, file.close({ timeoutMs: 0 })])
+      fs.writeSync(stream.fd, 'x')
+      await Promise.all([drained, last, waits])
+      t.is(fs.statSync(at).size, 0, `${where}: none of it was written`)
+      await file.close()
+      t.is(await Promise.race([queue.nop().then(() => 'went'), after(10_000, 'stands')]), 'went')
+    }
+  }
+  assertIdle(t, queue)
+})
+
 test('what drains keeps its place among those that wait for memory to be copied through', async (t) => {
   const queue = ring(t, { bounceBytes: 2 * MIB })
   const at = scratch(t, Buffer.from('aaaa'))

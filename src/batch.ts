@@ -57,8 +57,7 @@ export interface SubmitOptions extends LimitOptions {
   /**
    * The first starts when the operations begun before are complete, and those begun later start when the
    * first is (of a chain: all of it). Of `copyTo`, `replaceFile` and batches of more than 1024 that has
-   * begun which they have got to; what of calls of many parts (`readMany`, `writevAt`, …) waits for an earlier
-   * drain, a later one may overtake. Default false.
+   * begun which they have got to. Default false.
    */
   drain?: boolean | undefined
   /**

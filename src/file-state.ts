@@ -114,8 +114,16 @@ export class FileState {
     )
   }
 
-  /** Finds out what kind of file this is, once. One that cannot say is read like a stream. */
-  learn(): Promise<void> {
+  /**
+   * Finds out what kind of file this is, once, for an operation under limits. One that cannot say is read like
+   * a stream.
+   */
+  learn(opcode: number, limits: Limits | undefined): Promise<void> {
+    const learned = this.#learn()
+    return limits === undefined ? learned : this.operations.waitFor(learned, opcode, this, limits)
+  }
+
+  #learn(): Promise<void> {
     this.#learning ??= this.look().then(
       (stats) => {
         this.#learned(stats)

@@ -57,6 +57,7 @@ import {
   KIND_OUTSIDE,
   KIND_SHARE,
   KIND_TRANSFER,
+  KIND_TURN,
   type Operation,
   OVER,
   SLOTS_MAX,
@@ -247,6 +248,16 @@ export class Operations {
     return [op, new Promise<T>(keepResolve)]
   }
 
+  /** Waits for what others may wait for as well, for as long as `limits` allow. It does not reject by itself. */
+  waitFor(others: Promise<void>, opcode: number, file: FileState, limits: Limits): Promise<void> {
+    const [share, promise] = this.share(opcode, file, limits)
+    const { number } = share
+    void others.then(() => {
+      if (share.number === number) this.settle(share, undefined)
+    })
+    return promise
+  }
+
   /** Counts something of many operations as under way, also between them, until it is settled. */
   hold(file?: FileState): Operation {
     const [op, promise] = this.share(OP_NOP, file, undefined)
@@ -317,6 +328,10 @@ export class Operations {
       return this.transfers.startPiece(op)
     } else if (op.kind === KIND_MANY) {
       return startMany(this, op)
+    } else if (op.kind === KIND_TURN) {
+      this.waiting.order.add(op.partOf as Operation, false)
+      this.settle(op, undefined)
+      return OVER
     } else {
       refusal = this.stageCall(op)
     }

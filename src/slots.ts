@@ -21,13 +21,18 @@ export const KIND_CALL = 2
 export const KIND_BEHIND = 3
 /** A part of many operations that are staged by one call. */
 export const KIND_MANY = 4
+/**
+ * Waits in the order for the call of several operations that it is of, `partOf`: it has no slot and is never
+ * staged. It is over when that begins. What cancels one of them cancels both.
+ */
+export const KIND_TURN = 5
 /** Shares in something that others began: it has no slot and is never staged. */
-export const KIND_SHARE = 5
+export const KIND_SHARE = 6
 /**
  * Stands for work that is done elsewhere, or in several operations: it has no slot and is never staged.
  * It is over when the work is; that it is cancelled is noted, for the work to look at.
  */
-export const KIND_OUTSIDE = 6
+export const KIND_OUTSIDE = 7
 
 /** What became of trying to stage: it is, it has to wait, it is settled already. */
 export const STAGED = 0

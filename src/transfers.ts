@@ -412,7 +412,7 @@ export class Transfers {
     const file = op.file as FileState
     if (op.opcode === OP_READ && file.fills === undefined) {
       const { number } = op
-      void file.learn().then(() => {
+      void file.learn(op.opcode, undefined).then(() => {
         // The queue may have failed meanwhile, and the record be somebody else's.
         if (op.number !== number) return
         // What a FIFO or socket gave is gone from there: it counts, whoever gives up meanwhile.

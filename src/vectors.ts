@@ -113,16 +113,19 @@ export function vectored(what: Vectored): Promise<number> {
   const aligned = file.blockBytes === 0 || remainder(position, file.blockBytes) === 0
   const vectors = aligned && !operations.kernel.lacks(opcode) ? placesOf(file, buffers) : undefined
   return operations.outside(file, opcode, (check, whole) => {
-    operations.waiting.join(whole)
-    return vectors === undefined
-      ? copied(what, [...buffers], check, whole)
-      : inPlace(what, vectors, check, whole)
+    const list = [...buffers]
+    const begin = () =>
+      vectors === undefined
+        ? copied(what, list, check, whole)
+        : inPlace(what, vectors, check, whole)
+    const turn = operations.waiting.turnOf(whole, opcode, limits)
+    return turn === undefined ? begin() : turn.then(begin)
   })
 }
 
 /** Whether a read that was not cut off by its end goes on, as `readAt` does. */
-async function goesOn(file: FileState, check: () => void): Promise<boolean> {
-  if (file.fills === undefined) await file.learn()
+async function goesOn({ file, opcode, limits }: Vectored, check: () => void): Promise<boolean> {
+  if (file.fills === undefined) await file.learn(opcode, limits)
   // A question that was cancelled has no answer.
   if (file.fills === undefined) check()
   return file.fills === true
@@ -154,7 +157,7 @@ async function inPlace(
       if (opcode === OP_WRITEV && result === 0) return failed(what, -EIO, done)
       const block = file.blockBytes
       const ends = (flags & NOWAIT) !== 0 || (block !== 0 && result % block !== 0)
-      if (opcode === OP_READV && (result === 0 || ends || !(await goesOn(file, check)))) return done
+      if (opcode === OP_READV && (result === 0 || ends || !(await goesOn(what, check)))) return done
     }
     for (skip += result; at < vectors.length; at++) {
       const { length } = vectors[at] as Vector
@@ -222,7 +225,7 @@ async function copied(
       bytes.set(piece.subarray(at, at + bytes.length))
     if (reads && !each(buffers, lengths, done, count, scatter)) throw gone(opcode)
     done += count
-    if (count < piece.length || (reads && done < length && !(await goesOn(file, check)))) break
+    if (count < piece.length || (reads && done < length && !(await goesOn(what, check)))) break
   }
   return done
 }

@@ -58,6 +58,9 @@ export interface ManyTransfer {
   readonly whole?: Operation
 }
 
+/** What of it all parts have. */
+type Whole = Pick<ManyTransfer, 'opcode' | 'limits' | 'whole'> & { readonly file?: FileState }
+
 /**
  * Checks positions and lengths against each other and the memory, and copies them: what a caller does
  * to its arrays later changes nothing. Throws Node's `ERR_` errors.
@@ -214,7 +217,7 @@ export class Volume {
       const { from, to } = parts[index] as Span
       return this.#launch(OP_NOP, undefined, undefined, nopsPart(to - from), limits, whole)
     }
-    return this.#whole(undefined, undefined, (check, whole) =>
+    return this.#whole({ opcode: OP_NOP, limits }, (check, whole) =>
       runParts(parts, PARTS_AT_ONCE, (index) => check() ?? begin(index, whole), undefined),
     )
   }
@@ -230,9 +233,9 @@ export class Volume {
     const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
     const memory = { chunk, base: chunk === 0 ? 0 : view.byteOffset, bytes }
     if (file.fills !== undefined) return this.#transfer(what, memory)
-    return this.#whole(file, undefined, async (check, whole) => {
+    return this.#whole(what, async (check, whole) => {
       // A file that cannot say what it is is read like a stream.
-      await file.learn()
+      await file.learn(opcode, limits)
       const cut = check(writtenAtFirst(opcode))
       if (cut !== undefined) return cut
       if (this.#readsEnd(what)) return rejected(abortError())
@@ -276,14 +279,14 @@ export class Volume {
   }
 
   async #inParts(
-    { opcode, file, whole }: ManyTransfer,
+    what: ManyTransfer,
     counts: Int32Array,
     run: (check: Check, whole: Operation) => Promise<void>,
   ): Promise<Int32Array> {
     try {
-      await this.#whole(file, whole, run)
+      await this.#whole(what, run)
     } catch (error) {
-      if (opcode === OP_WRITE) tellBytesWritten(error, bytesOf(counts))
+      if (what.opcode === OP_WRITE) tellBytesWritten(error, bytesOf(counts))
       throw error
     }
     return counts
@@ -292,20 +295,20 @@ export class Volume {
   /**
    * Runs the parts of a call: file and queue, when they are closed meanwhile, wait for all of them.
    * `check` is asked before each, and rejects when everything was cancelled. Drains wait for all of them, or
-   * for the `outer` whole that these are in.
+   * for the `whole` that these are in; and all of them for a drain.
    */
   async #whole<T>(
-    file: FileState | undefined,
-    outer: Operation | undefined,
+    { file, opcode, limits, whole: outer }: Whole,
     run: (check: Check, whole: Operation) => Promise<T>,
   ): Promise<T> {
     const operations = this.#operations
     const held = operations.hold(file)
     const { number } = held
-    if (outer === undefined) operations.waiting.join(held)
+    const turn = outer === undefined && operations.waiting.turnOf(held, opcode, limits)
     const check: Check = (bytesWritten) =>
       held.number === number ? undefined : rejected(operations.cutOff(bytesWritten))
     try {
+      if (turn) await turn
       return await run(check, outer ?? held)
     } finally {
       if (held.number === number) operations.settle(held, undefined)

@@ -4,9 +4,11 @@
  * behind what does: it may be what sets memory free (the write to a FIFO that reads wait on).
  */
 import { FLAG_DRAIN, OP_CLOSE } from './backend.js'
+import type { Limits } from './limits.js'
 import type { Operations } from './operations.js'
 import { Order, type Unfinished } from './order.js'
 import {
+  KIND_TURN,
   type Line,
   type Operation,
   STAGED,
@@ -38,10 +40,26 @@ export class Waiting {
     return isFull || forOrder.head !== undefined || this.order.holdsBack(false)
   }
 
-  /** A call of several operations begins, which drains wait for, unless it has to wait for one itself. */
-  join(whole: Unfinished): void {
+  /** A call of several operations begins, which drains wait for; false where it has to wait for one itself. */
+  join(whole: Unfinished): boolean {
     const { forOrder } = this.#operations.slots
-    if (forOrder.head === undefined && !this.order.holdsBack(false)) this.order.add(whole, false)
+    if (forOrder.head !== undefined || this.order.holdsBack(false)) return false
+    this.order.add(whole, false)
+    return true
+  }
+
+  /** The same; where it has to wait, a promise of its turn, which rejects when it is cancelled before that. */
+  turnOf(
+    whole: Operation,
+    opcode: number,
+    limits: Limits | undefined,
+  ): Promise<unknown> | undefined {
+    if (this.join(whole)) return undefined
+    const options = { partOf: whole, limits }
+    const [turn, promise] = this.#operations.record(opcode, whole.file, 0, 0, 0, options)
+    turn.kind = KIND_TURN
+    this.#wait(turn, WAITS_FOR_ORDER)
+    return promise
   }
 
   /** Starts an operation unless it is not its turn. What drains is behind all that waits for room. */
