@@ -246,8 +246,9 @@ impl Many {
     fn cancel(&mut self) {
         self.cancelled = true;
         for index in std::mem::take(&mut self.again) {
-            let done = self.partial.get(&index).map_or(-libc::ECANCELED, |&done| done as i32);
-            self.settle(index, done);
+            // One that was interrupted has moved nothing yet.
+            let done = self.done_before(index) as i32;
+            self.settle(index, if done > 0 { done } else { -libc::ECANCELED });
         }
         for index in self.next..self.results.len() as u32 {
             self.settle(index, -libc::ECANCELED);
