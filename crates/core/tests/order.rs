@@ -111,6 +111,18 @@ fn a_quiet_operation_keeps_no_loop_alive_and_is_given_back_at_the_end() {
 }
 
 #[test]
+fn the_end_waits_for_a_quiet_operation_as_for_any_other() {
+    let mut it = Loop::new(small());
+    let (fifo, _writer) = it.fifo();
+    let chunk = it.chunk(1);
+    it.stage(&quiet(read(0, fifo, chunk, (0, 1), 0)));
+    it.until_block();
+    assert!(it.engine.shutdown(common::DEADLINE));
+    assert_eq!(it.engine.stats().cancels, 1, "its memory is the kernel's until it was asked");
+    assert_eq!(it.engine.arena().in_flight(chunk), Ok(false));
+}
+
+#[test]
 fn a_quiet_operation_that_was_not_submitted_is_cancelled_without_the_kernel() {
     let mut it = Loop::new(small());
     it.stage(&quiet(timeout(0, Duration::from_secs(3600))));
