@@ -43,7 +43,7 @@ use registered::register_file_table;
 use stamps::Clock;
 
 pub use inline::InlinePolicy;
-pub use many::ManyRequest;
+pub use many::{MANY_MAX, ManyRequest};
 pub use pipe::Pipe;
 pub use stamps::Stamps;
 

@@ -10,8 +10,9 @@ use common::{
     Directory, Loop, close, drain, link, many_nops, many_reads, nop, pattern, read, small, timeout,
     vectored, vectors, with_entries,
 };
-use node_uring_core::engine::ManyRequest;
+use node_uring_core::engine::{MANY_MAX, ManyRequest};
 use node_uring_core::in_flight::Lengths;
+use node_uring_core::operation::{DRAIN, LINK};
 use node_uring_core::{Opcode, Refusal, Turn};
 
 const CANCELED: i32 = -libc::ECANCELED;
@@ -219,6 +220,9 @@ fn what_leaves_the_chunk_or_is_no_transfer_is_refused_and_holds_nothing() {
         (ManyRequest { slot: u32::MAX, ..good() }, Refusal::SlotRange),
         (many_nops(0, 0), Refusal::Argument),
         (many_nops(0, usize::MAX), Refusal::Argument),
+        (many_nops(0, MANY_MAX + 1), Refusal::Argument),
+        (ManyRequest { opcode: Opcode::Read as u32 | LINK, ..good() }, Refusal::UnknownOpcode),
+        (ManyRequest { opcode: Opcode::Read as u32 | DRAIN, ..good() }, Refusal::UnknownOpcode),
     ];
     for (request, refusal) in bad {
         assert_eq!(it.engine.stage_many(request), Err(refusal));
@@ -276,6 +280,49 @@ fn a_drain_that_is_over_at_once_comes_behind_many_that_were_not_submitted() {
     it.settle();
     let order: Vec<u32> = it.done.iter().map(|done| done.slot).collect();
     assert_eq!(order, [0, 1]);
+}
+
+#[test]
+fn many_behind_a_drain_that_waits_are_not_submitted_and_the_loop_sleeps_meanwhile() {
+    let mut it = Loop::new(small());
+    let (fifo, mut writer) = it.fifo();
+    let chunk = it.chunk(1);
+    it.stage(&read(0, fifo, chunk, (0, 1), 0));
+    it.stage(&drain(nop(1)));
+    it.engine.stage_many(many_nops(2, 100)).expect("staged");
+    assert_eq!(it.pump(), Turn::Block);
+    assert!(it.engine.is_staged(2), "the drain is to come first");
+    assert_eq!(it.engine.stats().submitted, 1);
+    writer.write_all(b"x").expect("room");
+    it.settle();
+    let order: Vec<u32> = it.done.iter().map(|done| done.slot).collect();
+    assert_eq!(order, [0, 1, 2]);
+}
+
+#[test]
+fn there_are_no_more_manys_at_once_than_can_be_told_apart() {
+    let mut it = Loop::new(with_entries(1024, 4096));
+    for slot in 0..1 << 16 {
+        it.engine.stage_many(many_nops(slot, 1)).expect("staged");
+    }
+    assert_eq!(it.engine.stage_many(many_nops(1 << 16, 1)), Err(Refusal::Argument));
+    it.settle();
+    let results = it.results();
+    assert!((0..1 << 16).all(|slot| results.get(&slot) == Some(&1)));
+    it.engine.stage_many(many_nops(1 << 16, 1)).expect("staged");
+    assert_eq!(it.result(1 << 16), 1);
+}
+
+#[test]
+fn many_of_a_socket_have_no_positions() {
+    let (mine, mut theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let mut it = Loop::new(small());
+    let socket = it.adopt(mine);
+    let chunk = it.chunk(6);
+    theirs.write_all(b"abcdef").expect("room");
+    it.engine.stage_many(many_reads(0, socket, chunk, 3, &[7, 1 << 40])).expect("staged");
+    assert_eq!(it.result(0), 2);
+    assert_eq!(counts(&mut it, 0), [3, 3]);
 }
 
 #[test]

@@ -9,10 +9,10 @@ use std::os::unix::net::UnixStream;
 
 use common::{
     DEADLINE, Directory, Loop, alone, close, descriptors_on, fsync, nop, open, path_bytes, read,
-    skip, small, stat_path, with_entries, write,
+    skip, small, stat_path, vectored, vectors, with_entries, write,
 };
 use node_uring_core::files::BadFile;
-use node_uring_core::{Engine, Refusal};
+use node_uring_core::{Engine, Opcode, Refusal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[test]
@@ -289,4 +289,8 @@ fn a_socket_has_no_positions() {
     theirs.write_all(b"world").expect("room");
     assert_eq!(it.complete(&read(0, socket, chunk, (0, 5), 1 << 40)), 5);
     assert_eq!(it.bytes(chunk, 0, 5), b"world");
+    theirs.write_all(b"again").expect("room");
+    let into = vectors(&[(chunk, 0, 2), (chunk, 2, 3)]);
+    assert_eq!(it.complete(&vectored(Opcode::Readv, 0, socket, &into, 1 << 40)), 5);
+    assert_eq!(it.bytes(chunk, 0, 5), b"again");
 }

@@ -89,6 +89,73 @@ fn a_drain_is_one_also_when_another_that_waits_is_cancelled() {
 }
 
 #[test]
+fn a_drain_whose_chain_has_yet_to_end_is_one_also_when_another_before_it_is_cancelled() {
+    let mut it = Loop::new(small());
+    let (fifo, mut writer) = it.fifo();
+    let chunk = it.chunk(1);
+    it.stage(&read(0, fifo, chunk, (0, 1), 0));
+    it.stage(&drain(nop(1)));
+    let waits = Request { offset: TIMEOUT_SUCCEEDS, ..timeout(2, Duration::from_millis(20)) };
+    it.stage(&drain(link(waits)));
+    assert!(it.engine.cancel(1));
+    assert_eq!(it.result(1), CANCELED);
+    it.stage(&nop(3));
+    it.stage(&nop(4));
+    writer.write_all(b"x").expect("written");
+    it.settle();
+    assert_eq!(slots(&it), [0, 2, 3, 4]);
+}
+
+#[test]
+fn what_is_cancelled_behind_a_drain_that_the_kernel_has_ends_at_once() {
+    let mut it = Loop::new(small());
+    let (fifo, _writer) = it.fifo();
+    let chunk = it.chunk(1);
+    it.stage(&drain(read(0, fifo, chunk, (0, 1), 0)));
+    it.stage(&nop(1));
+    it.stage(&link(nop(2)));
+    it.stage(&nop(3));
+    it.stage(&drain(nop(4)));
+    it.until_block();
+    for cancelled in [1, 3, 4] {
+        assert!(it.engine.cancel(cancelled));
+    }
+    assert_eq!([1, 2, 3, 4].map(|slot| it.result(slot)), [CANCELED; 4]);
+    assert!(it.engine.cancel(0));
+    assert_eq!(it.result(0), CANCELED);
+}
+
+#[test]
+fn a_close_does_not_wait_for_a_drain_that_the_kernel_has() {
+    let mut it = Loop::new(small());
+    let (fifo, _writer) = it.fifo();
+    let (other, writer) = it.fifo();
+    let chunk = it.chunk(1);
+    it.stage(&drain(read(0, fifo, chunk, (0, 1), 0)));
+    it.until_block();
+    it.stage(&close(1, other));
+    assert_eq!(it.result(1), 0);
+    drop(writer);
+    assert!(it.engine.cancel(0));
+    assert_eq!(it.result(0), CANCELED);
+}
+
+#[test]
+fn more_quiet_operations_than_entries_all_complete() {
+    let mut it = Loop::new(with_entries(4, 64));
+    let (fifo, _writer) = it.fifo();
+    let chunk = it.chunk(1);
+    // Somebody keeps the loop alive.
+    it.stage(&read(100, fifo, chunk, (0, 1), 0));
+    for slot in 0..30 {
+        it.stage(&quiet(timeout(slot, Duration::from_millis(1))));
+    }
+    for slot in 0..30 {
+        assert_eq!(it.result(slot), ETIME, "{slot}");
+    }
+}
+
+#[test]
 fn drains_one_behind_the_other_run_one_by_one() {
     let mut it = Loop::new(with_entries(4, 8));
     for slot in 0..100 {
