@@ -279,3 +279,17 @@ fn a_read_is_cancelled_wherever_it_is_between_a_worker_and_its_poll() {
         }
     }
 }
+
+#[test]
+fn more_that_are_cancelled_before_submission_than_a_turn_delivers_all_end_without_a_sleep() {
+    let mut it = Loop::new(small());
+    for slot in 0..10_000 {
+        it.stage(&nop(slot));
+        assert!(it.engine.cancel(slot));
+    }
+    while it.engine.is_busy() {
+        assert_ne!(it.turn(), Turn::Block, "there are some to deliver");
+    }
+    assert_eq!(it.results().len(), 10_000);
+    assert_eq!(it.engine.stats().submitted, 0);
+}

@@ -360,6 +360,23 @@ fn registered_slabs_that_are_let_go_are_unpinned_and_their_numbers_used_again() 
 }
 
 #[test]
+fn finding_out_whether_memory_can_be_registered_leaves_none_taken_and_none_pinned() {
+    let name = "finding_out_whether_memory_can_be_registered_leaves_none_taken_and_none_pinned";
+    alone(name, || {
+        let mut it = Loop::new(small());
+        let (books, before) = (it.books(), pinned_kib());
+        it.engine.try_registered_memory();
+        if it.engine.buffer_table() != Some(Ok(())) {
+            return skip(&name.replace('_', " "), "the kernel registers no buffers");
+        }
+        let mut after = it.books();
+        after.forget_mapped_bytes();
+        assert_eq!(after, books);
+        assert_eq!(pinned_kib(), before);
+    });
+}
+
+#[test]
 fn pinned_memory_is_free_when_the_engine_is_gone() {
     alone("pinned_memory_is_free_when_the_engine_is_gone", || {
         let directory = Directory::new();

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    Directory, Loop, REFUSALS, close, fsync, hardlink, link, nop, open, read, small, stat,
+    Directory, Loop, REFUSALS, close, fsync, hardlink, link, nop, open, quiet, read, small, stat,
     stat_path, timeout, truncate, with_entries, write,
 };
 use node_uring_core::files::FILES_MAX;
@@ -68,6 +68,7 @@ const CASES: &[(Refusal, Case)] = &[
     (Refusal::Argument, |_| Request { position: 1 << 63, ..timeout(0, Duration::ZERO) }),
     (Refusal::Argument, |s| link(close(0, s.file))),
     (Refusal::Argument, |s| hardlink(close(0, s.file))),
+    (Refusal::Argument, |s| quiet(close(0, s.file))),
     (Refusal::Path, |_| open(0, b"", 0, 0)),
     (Refusal::Path, |_| open(0, b"a\0b", 0, 0)),
     (Refusal::Path, |_| open(0, LONG, 0, 0)),
