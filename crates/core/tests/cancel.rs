@@ -23,6 +23,7 @@ fn an_operation_cancelled_before_submission_costs_no_enter_and_does_nothing() {
     it.stage(&write(0, file, chunk, (0, 8), 0));
     assert!(it.engine.cancel(0));
     assert!(it.engine.cancel(0), "again");
+    assert!(it.engine.is_staged(0), "the kernel does not have it");
     assert_eq!(it.turn(), Turn::Deliver);
     assert_eq!(it.result(0), CANCELED);
     let stats = it.engine.stats();

@@ -300,6 +300,22 @@ fn many_behind_a_drain_that_waits_are_not_submitted_and_the_loop_sleeps_meanwhil
 }
 
 #[test]
+fn the_loop_sleeps_while_a_drain_waits_for_many_that_the_kernel_has() {
+    let mut it = Loop::new(small());
+    let (fifo, mut writer) = it.fifo();
+    let chunk = it.chunk(2);
+    it.engine.stage_many(many_reads(0, fifo, chunk, 1, &[0, 0])).expect("staged");
+    it.stage(&drain(nop(1)));
+    assert!(it.engine.is_staged(0));
+    it.until_block();
+    assert!(!it.engine.is_staged(0));
+    assert_eq!(it.pump(), Turn::Block);
+    writer.write_all(b"xy").expect("room");
+    it.settle();
+    assert_eq!((it.done[0].slot, it.done[1].slot), (0, 1));
+}
+
+#[test]
 fn there_are_no_more_manys_at_once_than_can_be_told_apart() {
     let mut it = Loop::new(with_entries(1024, 4096));
     for slot in 0..1 << 16 {

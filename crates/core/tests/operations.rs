@@ -258,6 +258,15 @@ fn statx_by_file_and_by_path_says_what_stat_says() {
 }
 
 #[test]
+fn a_stat_is_not_to_be_taken_before_it_is_complete() {
+    let mut it = Loop::new(small());
+    it.stage(&stat_path(0, b"/"));
+    assert_eq!(it.engine.take_stat(0), None, "the kernel will write there");
+    assert_eq!(it.result(0), 0);
+    assert!(it.engine.take_stat(0).is_some());
+}
+
+#[test]
 fn a_stat_that_failed_or_was_none_leaves_nothing_to_take() {
     let mut it = Loop::new(small());
     assert_eq!(it.complete(&stat_path(0, b"/nothing/there")), -libc::ENOENT);

@@ -141,6 +141,17 @@ fn a_close_does_not_wait_for_a_drain_that_the_kernel_has() {
 }
 
 #[test]
+fn a_drain_does_not_wait_for_quiet_operations_whether_they_are_over_or_not() {
+    let mut it = Loop::new(small());
+    it.stage(&quiet(nop(0)));
+    it.stage(&quiet(timeout(1, Duration::from_secs(3600))));
+    it.pump();
+    assert_eq!(slots(&it), [0]);
+    assert_eq!(it.complete(&drain(nop(2))), 0);
+    assert_eq!(it.complete(&nop(3)), 0);
+}
+
+#[test]
 fn more_quiet_operations_than_entries_all_complete() {
     let mut it = Loop::new(with_entries(4, 64));
     let (fifo, _writer) = it.fifo();
@@ -148,8 +159,10 @@ fn more_quiet_operations_than_entries_all_complete() {
     // Somebody keeps the loop alive.
     it.stage(&read(100, fifo, chunk, (0, 1), 0));
     for slot in 0..30 {
-        it.stage(&quiet(timeout(slot, Duration::from_millis(1))));
+        it.stage(&quiet(timeout(slot, Duration::from_millis(200))));
     }
+    it.until_block();
+    assert_eq!(it.engine.stats().submitted, 31, "it sleeps when the kernel has them all");
     for slot in 0..30 {
         assert_eq!(it.result(slot), ETIME, "{slot}");
     }

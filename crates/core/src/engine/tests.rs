@@ -138,6 +138,59 @@ fn chains_that_wait_behind_a_boundary_are_watched_at_the_next_one() {
 }
 
 #[test]
+fn chains_that_a_polling_thread_takes_are_not_remembered() {
+    let sqpoll = Some(crate::setup::SqPoll { idle_ms: 10, cpu: None });
+    let task_run = crate::setup::TaskRun::Interrupt;
+    let setup = Setup { entries: 8, cq_entries: 32, sqpoll, task_run, ..Setup::default() };
+    let mut engine = Engine::new(EngineOptions { setup, ..Default::default() }).expect("an engine");
+    for _ in 0..3 {
+        stage(&mut engine, &nop(0, LINK));
+        stage(&mut engine, &nop(1, 0));
+        assert_eq!(settle(&mut engine).0, [(0, 0), (1, 0)]);
+    }
+    assert!(engine.chains.is_empty());
+}
+
+/// A read of an empty FIFO at slot 1 that was cut off from the nop before it. The writing end.
+fn cut_off_read(engine: &mut Engine) -> std::io::PipeWriter {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let fifo = adopt(engine, File::from(std::os::fd::OwnedFd::from(reader)));
+    let chunk = engine.arena().take(Pool::Alloc, 1).expect("a chunk");
+    stage(engine, &nop(0, LINK));
+    let read = Request {
+        opcode: Opcode::Read as u32,
+        slot: 1,
+        file: fifo.number(),
+        chunk: chunk.number(),
+        length: 1,
+        ..Request::default()
+    };
+    stage(engine, &read);
+    let started = Instant::now();
+    while (engine.stats().submitted, engine.in_flight()) != (2, 1) {
+        assert!(started.elapsed() < Duration::from_secs(20), "a worker has the nop");
+        engine.turn();
+    }
+    writer
+}
+
+#[test]
+fn a_link_that_started_by_itself_is_cancelled_like_any_other() {
+    let mut engine = engine(1);
+    let _writer = cut_off_read(&mut engine);
+    assert!(engine.cancel(1));
+    let (results, _) = settle(&mut engine);
+    assert_eq!(results, [(1, CANCELED)]);
+}
+
+#[test]
+fn a_link_that_started_by_itself_is_cancelled_at_the_end() {
+    let mut engine = engine(1);
+    let _writer = cut_off_read(&mut engine);
+    assert!(engine.shutdown(Duration::from_secs(2)));
+}
+
+#[test]
 fn a_file_that_a_cut_off_open_gave_is_closed() {
     let path = std::env::temp_dir().join(format!("node-uring-cut-off-{}", std::process::id()));
     File::create(&path).expect("a file");

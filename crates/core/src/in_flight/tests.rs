@@ -127,3 +127,15 @@ fn a_close_that_never_ran_closes_and_one_that_ran_does_not_close_again() {
     assert!(!is_closed(0), "the kernel's close ended it; here nobody did");
     assert!(!is_closed(-libc::EIO), "the number is free whatever close says");
 }
+
+#[test]
+fn an_open_may_give_the_number_0() {
+    use std::os::fd::IntoRawFd;
+    let opening =
+        Payload::Opening { path: std::ffi::CString::default(), _how: None, direct: false };
+    let Some(Payload::Opened { descriptor, .. }) = opening.after(0) else {
+        panic!("nobody would close it");
+    };
+    // It is this process's standard input.
+    assert_eq!(descriptor.into_raw_fd(), 0);
+}
