@@ -7,8 +7,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use common::{
-    Directory, Loop, close, drain, link, many_nops, many_reads, nop, pattern, read, small, timeout,
-    vectored, vectors, with_entries,
+    Directory, Loop, close, drain, link, many_nops, many_reads, nop, pattern, quiet, read, small,
+    timeout, vectored, vectors, with_entries,
 };
 use node_uring_core::engine::{MANY_MAX, ManyRequest};
 use node_uring_core::in_flight::Lengths;
@@ -313,6 +313,48 @@ fn the_loop_sleeps_while_a_drain_waits_for_many_that_the_kernel_has() {
     writer.write_all(b"xy").expect("room");
     it.settle();
     assert_eq!((it.done[0].slot, it.done[1].slot), (0, 1));
+}
+
+#[test]
+fn cancels_that_come_late_do_not_reach_the_many_that_come_after() {
+    let mut it = Loop::new(small());
+    let (fifo, mut writer) = it.fifo();
+    let chunk = it.chunk(200);
+    let reads = || many_reads(0, fifo, chunk, 1, &[0; 200]);
+    it.engine.stage_many(reads()).expect("staged");
+    it.until_block();
+    // They complete faster than the kernel can be asked for each.
+    writer.write_all(&[1; 200]).expect("room");
+    assert!(it.engine.cancel(0));
+    it.result(0);
+    it.engine.stage_many(reads()).expect("staged");
+    it.until_block();
+    writer.write_all(&[2; 200]).expect("room");
+    assert_eq!(it.result(0), 200);
+    assert_eq!(counts(&mut it, 0), [1; 200]);
+}
+
+#[test]
+fn many_that_were_cancelled_are_cancelled_again_and_nobody_else_for_them() {
+    let mut it = Loop::new(small());
+    it.engine.stage_many(many_nops(0, 100)).expect("staged");
+    assert!(it.engine.cancel(0));
+    it.engine.stage_many(many_nops(1, 100)).expect("staged");
+    assert!(it.engine.cancel(0));
+    assert_eq!((it.result(0), it.result(1)), (CANCELED, 100));
+    assert!(!it.engine.cancel(0));
+}
+
+#[test]
+fn many_in_the_slot_of_a_quiet_operation_keep_the_loop_alive_until_they_are_over() {
+    let mut it = Loop::new(small());
+    it.stage(&quiet(nop(0)));
+    it.pump();
+    assert_eq!(it.done.pop().map(|done| done.slot), Some(0));
+    it.engine.stage_many(many_nops(0, 100)).expect("staged");
+    assert!(it.engine.is_busy());
+    assert_eq!(it.result(0), 100);
+    assert!(!it.engine.is_busy());
 }
 
 #[test]

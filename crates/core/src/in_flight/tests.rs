@@ -55,6 +55,8 @@ fn a_cancel_that_found_nothing_names_what_is_still_out() {
     }
     assert_eq!(in_flight.len(), 1, "none of them is its end");
     assert_eq!(arrive(&mut in_flight, first, 1), Arrived::Complete(3, 1));
+    let over = arrive(&mut in_flight, cancel_user_data(first), -libc::ENOENT);
+    assert_eq!(over, Arrived::Cancelled, "nobody has the slot");
     let second = launch(&mut in_flight, 3);
     let late = arrive(&mut in_flight, cancel_user_data(first), -libc::ENOENT);
     assert_eq!(late, Arrived::Cancelled, "the first is over");

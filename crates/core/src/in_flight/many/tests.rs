@@ -31,3 +31,14 @@ fn one_that_was_interrupted_and_is_cancelled_before_its_next_try_has_moved_nothi
     many.cancel();
     assert_eq!(many.results, [-libc::ECANCELED, 40, 100]);
 }
+
+#[test]
+fn one_that_was_short_is_complete_with_its_last_byte() {
+    let mut many = Many::new(Opcode::Read, files::Target::Descriptor(-1), 1, 1);
+    (many.fill, many.lengths) = (true, Lengths::All(100));
+    assert_eq!(many.next_index(), Some(0));
+    assert!(matches!(many.take(0, 40), Taken::MoreAgain));
+    assert_eq!(many.next_index(), Some(0));
+    assert!(matches!(many.take(0, 60), Taken::Settled));
+    assert_eq!(many.results, [100]);
+}
