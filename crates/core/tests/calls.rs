@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use common::{
-    Directory, Loop, close, modified, nop, on_file, on_path, open, path_bytes, pattern, read, skip,
-    small, vectored, vectors, write,
+    Directory, Loop, close, link, modified, nop, on_file, on_path, open, path_bytes, pattern, read,
+    skip, small, vectored, vectors, write,
 };
 use node_uring_core::operation::{SPLICE_FROM, SPLICE_TO};
 use node_uring_core::{FileHandle, Opcode, Refusal, Request};
@@ -120,6 +120,29 @@ fn send_and_recv_move_bytes_over_a_socket_and_peek_leaves_them() {
     assert_eq!(it.complete(&transfer(Opcode::Send, 5, (0, 9))), -libc::EPIPE);
 }
 
+#[test]
+fn a_send_that_another_is_linked_behind_sends_all_or_fails() {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    let mut it = Loop::new(small());
+    let socket = it.adopt(ours);
+    let content = pattern(4 << 20, 3);
+    let chunk = it.chunk_of(&content);
+    let send = Request {
+        chunk: chunk.number(),
+        ..on_file(Opcode::Send, 0, socket, [0, content.len() as u64, 0])
+    };
+    it.stage(&link(send));
+    it.stage(&nop(1));
+    it.until_block();
+    assert!(it.results().is_empty(), "a part of it has no room");
+    let reader = std::thread::spawn(move || {
+        let mut got = vec![0; 4 << 20];
+        theirs.read_exact(&mut got).map(|()| got)
+    });
+    assert_eq!((it.result(0), it.result(1)), (4 << 20, 0));
+    assert!(reader.join().expect("no panic").expect("all of it") == content);
+}
+
 // ---- splice -----------------------------------------------------------------------------------
 
 fn splice(slot: u32, from: FileHandle, to: FileHandle, numbers: [u64; 3]) -> Request<'static> {
@@ -223,6 +246,7 @@ fn vectors_that_are_refused_leave_nothing_held() {
     let cases = [
         (Vec::new(), Refusal::Argument),
         (vectors(&[(chunk, 0, 1)])[..23].to_vec(), Refusal::Argument),
+        ([vectors(&[(chunk, 0, 1)]), vec![0]].concat(), Refusal::Argument),
         (vectors(&vec![(chunk, 0, 1); 1025]), Refusal::Argument),
         (vectors(&[(chunk, 0, 1), (chunk, 0, 1 << 31)]), Refusal::Argument),
         (vectors(&[(chunk, 0, 1), (chunk, 1 << 53, 1)]), Refusal::Argument),
@@ -366,6 +390,55 @@ fn openat_begins_at_a_directory_and_openat2_keeps_beneath_it() {
     assert!(it.complete(&make) >= 0);
     assert!(inside.join("made").exists());
     assert_eq!(it.complete(&beneath(b"made", 1 << 40)), -libc::EINVAL);
+}
+
+#[test]
+fn openat2_is_told_a_mode_where_a_file_is_made_and_nowhere_else() {
+    let directory = Directory::new();
+    let mut it = Loop::new(small());
+    if !has(&it, "openat2", "openat2 is told a mode where a file is made") {
+        return;
+    }
+    drop(directory.file("file", b"content"));
+    let from = it.adopt(std::fs::File::open(directory.path()).expect("a directory"));
+    let beneath = |path, flags| Request {
+        file: from.number(),
+        position: RESOLVE_BENEATH,
+        ..open(0, path, flags, 0o640)
+    };
+    for (path, flags, mode) in [
+        (&b"file"[..], libc::O_RDONLY, 0o100_644),
+        (b"new", libc::O_RDWR | libc::O_CREAT, 0o100_640),
+        (b".", libc::O_RDWR | libc::O_TMPFILE, 0o100_640),
+    ] {
+        let result = it.complete(&beneath(path, flags));
+        if result == -libc::EOPNOTSUPP && flags & libc::O_TMPFILE == libc::O_TMPFILE {
+            skip("openat2 is told a mode where a file is made", "no O_TMPFILE here");
+            continue;
+        }
+        assert!(result >= 0, "{path:?}: {result}");
+        let (file, _) = it.engine.take_opened(0).expect("a file");
+        assert_eq!(it.complete(&common::stat(0, file)), 0);
+        let stat = it.engine.take_stat(0).expect("a stat");
+        let stx_mode = u16::from_ne_bytes([stat[28], stat[29]]);
+        assert_eq!(stx_mode & !0o22, mode & !0o22, "{path:?}");
+    }
+}
+
+#[test]
+fn the_sticky_bit_and_its_kin_are_a_part_of_the_mode() {
+    let directory = Directory::new();
+    let mut it = Loop::new(small());
+    if !has(&it, "mkdirat", "the sticky bit is a part of the mode") {
+        return;
+    }
+    let (made, opened) = (directory.join("made"), directory.join("opened"));
+    let mode = |path: &Path| std::fs::metadata(path).expect("made").permissions().mode();
+    assert_eq!(it.complete(&on_path(Opcode::Mkdirat, 0, path_bytes(&made), 0, 0o1700)), 0);
+    assert_eq!(mode(&made) & 0o7777, 0o1700);
+    let flags = libc::O_CREAT | libc::O_WRONLY;
+    assert!(it.complete(&open(0, path_bytes(&opened), flags, 0o4700)) >= 0);
+    assert_eq!(mode(&opened) & 0o7777, 0o4700);
 }
 
 #[test]

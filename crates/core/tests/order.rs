@@ -158,6 +158,7 @@ fn more_quiet_operations_than_entries_all_complete() {
     let chunk = it.chunk(1);
     // Somebody keeps the loop alive.
     it.stage(&read(100, fifo, chunk, (0, 1), 0));
+    it.until_block();
     for slot in 0..30 {
         it.stage(&quiet(timeout(slot, Duration::from_millis(200))));
     }
