@@ -39,6 +39,18 @@ fn an_opened_descriptor_is_closed_on_exec() {
     let path = directory.join("file");
     let mut it = Loop::new(small());
     let fd = it.complete(&open(0, path_bytes(&path), libc::O_RDONLY, 0));
+    assert_closed_on_exec(fd);
+}
+
+#[test]
+fn the_descriptors_of_an_engine_are_closed_on_exec() {
+    let it = Loop::new(small());
+    assert_closed_on_exec(it.engine.ring_descriptor());
+    assert_closed_on_exec(it.engine.wait_descriptor());
+}
+
+#[track_caller]
+fn assert_closed_on_exec(fd: i32) {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("fdinfo");
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags");
     let flags = i32::from_str_radix(flags.trim(), 8).expect("octal");

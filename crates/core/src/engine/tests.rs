@@ -151,6 +151,39 @@ fn chains_that_a_polling_thread_takes_are_not_remembered() {
     assert!(engine.chains.is_empty());
 }
 
+#[test]
+fn a_cancel_that_has_missed_one_of_many_does_not_take_one_of_the_next_for_it() {
+    let mut engine = engine(8);
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let fifo = adopt(&mut engine, File::from(std::os::fd::OwnedFd::from(reader)));
+    let chunk = engine.arena().take(Pool::Alloc, 1).expect("a chunk");
+    let mut begin = |engine: &mut Engine| {
+        let reads = ManyRequest {
+            opcode: Opcode::Read as u32,
+            slot: 0,
+            file: fifo.number(),
+            chunk: chunk.number(),
+            offset: 0,
+            count: 1,
+            lengths: crate::in_flight::Lengths::All(1),
+            positions: vec![0],
+            fill: true,
+        };
+        assert_eq!(engine.stage_many(reads), Ok(()));
+        while engine.turn() == Turn::Deliver {}
+        let target = engine.in_flight.submitted().next().expect("the kernel has it");
+        assert_eq!(engine.in_flight.target_of(target.user_data), Some(target));
+        std::io::Write::write_all(&mut writer, b"x").expect("room");
+        target.user_data
+    };
+    let first = begin(&mut engine);
+    assert_eq!(settle(&mut engine).0, [(0, 1)]);
+    let second = begin(&mut engine);
+    assert_eq!(engine.in_flight.target_of(first), None);
+    assert_eq!(settle(&mut engine).0, [(0, 1)]);
+    assert_eq!(engine.in_flight.target_of(second), None);
+}
+
 /// A read of an empty FIFO at slot 1 that was cut off from the nop before it. The writing end.
 fn cut_off_read(engine: &mut Engine) -> std::io::PipeWriter {
     let (reader, writer) = std::io::pipe().expect("a pipe");
