@@ -432,13 +432,13 @@ fn the_sticky_bit_and_its_kin_are_a_part_of_the_mode() {
     if !has(&it, "mkdirat", "the sticky bit is a part of the mode") {
         return;
     }
-    let (made, opened) = (directory.join("made"), directory.join("opened"));
+    let (folder, file) = (directory.join("made"), directory.join("opened"));
     let mode = |path: &Path| std::fs::metadata(path).expect("made").permissions().mode();
-    assert_eq!(it.complete(&on_path(Opcode::Mkdirat, 0, path_bytes(&made), 0, 0o1700)), 0);
-    assert_eq!(mode(&made) & 0o7777, 0o1700);
+    assert_eq!(it.complete(&on_path(Opcode::Mkdirat, 0, path_bytes(&folder), 0, 0o1700)), 0);
+    assert_eq!(mode(&folder) & 0o7777, 0o1700);
     let flags = libc::O_CREAT | libc::O_WRONLY;
-    assert!(it.complete(&open(0, path_bytes(&opened), flags, 0o4700)) >= 0);
-    assert_eq!(mode(&opened) & 0o7777, 0o4700);
+    assert!(it.complete(&open(0, path_bytes(&file), flags, 0o4700)) >= 0);
+    assert_eq!(mode(&file) & 0o7777, 0o4700);
 }
 
 #[test]
