@@ -152,3 +152,11 @@ test('after close capabilities are those of the end', async (t) => {
   await queue.close()
   t.deepEqual(queue.capabilities, before)
 })
+
+test('capabilities tell of each operation that there is, also on node:fs', async (t) => {
+  const queue = new Queue({ backend: 'node:fs' })
+  t.deepEqual(Object.keys(queue.capabilities.operations), Object.keys(Queue.probe().operations))
+  t.is(queue.capabilities.operations.fallocate, false)
+  t.true(queue.capabilities.operations.read)
+  await queue.close()
+})

@@ -157,6 +157,26 @@ for (const [module, moduleResolution] of [
   })
 }
 
+test('installed, the types of Node come with it, where a project names no types', async (t) => {
+  t.timeout(120_000)
+  const at = path.join(made.app.folder, 'untyped')
+  fs.mkdirSync(at)
+  const source = `import { Queue } from 'node-uring'
+    const queue = new Queue()
+    const file = await queue.open('x')
+    // @ts-expect-error: a buffer is a view, or the compiler took it for anything
+    await file.readAt('text', 0)
+    // @ts-expect-error: a Buffer has no such property
+    queue.alloc(1).nothing`
+  fs.writeFileSync(path.join(at, 'app.mts'), source)
+  const compilerOptions = {
+    ...{ module: 'nodenext', target: 'es2022', strict: true, noEmit: true, types: [] },
+    ...{ skipLibCheck: true, typeRoots: [path.join(ROOT, 'node_modules/@types')] },
+  }
+  fs.writeFileSync(path.join(at, 'tsconfig.json'), JSON.stringify({ compilerOptions }))
+  await t.notThrowsAsync(made.app.tool('tsc', '-p', 'untyped'))
+})
+
 test('installed, npx runs the command line, and doctor finds the binary in its own package', async (t) => {
   t.timeout(60_000)
   const run = promisify(execFile)

@@ -227,7 +227,9 @@ export function capabilitiesOf(
     setupFlags: granted.setupFlags,
     registeredDescriptor: granted.registeredDescriptor,
     features: granted.features,
-    operations: granted.operations as Record<OperationName, boolean>,
+    operations: Object.fromEntries(
+      OPERATION_NAMES.map((name) => [name, granted.operations[name] ?? false]),
+    ) as Record<OperationName, boolean>,
     registeredFiles: granted.registeredFiles,
     registeredMemory: registeredMemory(granted.registeredMemory),
     reap: options.reap === REAP_POLL ? 'poll' : granted.ownThread ? 'thread' : 'eventfd',

@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 /**
  * node-uring: file I/O for Node.js through Linux io_uring.
  */
@@ -15,10 +16,16 @@ export {
 export { File, type ManyOptions } from './file.js'
 export type { CloseOptions } from './file-state.js'
 export type { Durations } from './histogram.js'
+export type { HideableName } from './kernel.js'
 export type { LimitOptions } from './limits.js'
 export type { AllocBuffer } from './memory.js'
 export type { MessageListener, MessageStats } from './messages.js'
-export type { ReadOptions, RecvOptions, WriteOptions } from './modifiers.js'
+export type {
+  ReadOptions,
+  RecvOptions,
+  UnsyncedWriteOptions,
+  WriteOptions,
+} from './modifiers.js'
 export type { Latency, OperationMessage } from './observer.js'
 export { op, type ReadFlags, type TimeoutOptions, type WriteFlags } from './op.js'
 export {

@@ -3,6 +3,7 @@
  * has to know; `without` hides operations, as if the kernel lacked them.
  */
 import { OP_RENAMEAT } from './backend.js'
+import type { OperationName } from './capabilities.js'
 import { uringError } from './errors.js'
 import type { EngineCapabilities } from './native.js'
 
@@ -35,7 +36,23 @@ const OPERATIONS: readonly (readonly [name: string, since: string])[] = [
   ['msg_ring', '5.18'],
 ]
 
-/** Names that can be hidden: those of operations that something else may be done in place of. */
+/** Operations that can be hidden: all but those that no queue can be without. */
+export type HideableName = Exclude<
+  OperationName,
+  | 'nop'
+  | 'read'
+  | 'write'
+  | 'read_fixed'
+  | 'write_fixed'
+  | 'fsync'
+  | 'openat'
+  | 'close'
+  | 'timeout'
+  | 'link_timeout'
+  | 'async_cancel'
+>
+
+/** The names of {@link HideableName}. */
 export const HIDEABLE: readonly string[] = [
   'ftruncate',
   'openat2',

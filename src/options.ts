@@ -2,9 +2,8 @@
  * The options of a queue: their defaults, their checks, and what the engine makes of them.
  */
 
-import type { OperationName } from './capabilities.js'
 import { invalidArgType, invalidArgValue } from './errors.js'
-import { HIDEABLE } from './kernel.js'
+import { HIDEABLE, type HideableName } from './kernel.js'
 import type { EngineOptions } from './native.js'
 import { Observer } from './observer.js'
 import { engineSetup, type SetupOptions } from './setup.js'
@@ -77,7 +76,7 @@ export interface QueueOptions extends SetupOptions {
    * Operations to do without, by their names in `capabilities.operations`, as on a kernel that lacks
    * them: to see how a program fares there. Default none.
    */
-  without?: readonly OperationName[] | undefined
+  without?: readonly HideableName[] | undefined
 }
 
 /** All of them: the compiler sees to that none is missing. */
@@ -171,7 +170,7 @@ export function hiddenOperations({ without = [] }: QueueOptions = {}): readonly 
   if (!Array.isArray(without)) {
     throw invalidArgType('options.without', 'an instance of Array', without)
   }
-  const unknown = without.find((name) => !HIDEABLE.includes(name))
+  const unknown = without.find((name) => !HIDEABLE.includes(name as string))
   if (unknown === undefined) return [...without]
   throw invalidArgValue('options.without', unknown, `must be names of ${HIDEABLE.join(', ')}`)
 }
