@@ -59,6 +59,7 @@ export const copy: Command = {
 
 /** Where the copy goes; throws where there is something that is not to be overwritten. */
 function destination(source: string, target: string, force: boolean): string {
+  if (target === '') throw new Failure('TARGET has no name.')
   const from = stat(source)
   // Not opened to find out: a FIFO would wait for its other end.
   if (from !== undefined && !from.isFile()) throw new Failure(`${source} is no regular file.`)
@@ -66,6 +67,8 @@ function destination(source: string, target: string, force: boolean): string {
   const to = into?.isDirectory() ? join(target, basename(resolve(source))) : target
   // A dangling link is something, too.
   const there = stat(to) ?? lstat(to)
+  // Told now, and not when all of it is copied and gets its name.
+  if (there === undefined && to.endsWith('/')) throw new Failure(`There is no folder ${to}.`)
   if (there === undefined) return to
   if (from !== undefined && from.dev === there.dev && from.ino === there.ino) {
     throw new Failure(`${source} and ${to} are the same file.`)
@@ -97,7 +100,8 @@ async function copyFile(
   // Not made of the target's name, which may be as long as a name can be.
   const temporary = join(dirname(target), `.node-uring-${randomBytes(6).toString('hex')}.tmp`)
   // Nobody else may read it before it has the mode that it is to have.
-  const to = await queue.open(temporary, 'wx+', { mode: 0o600 })
+  const opened = queue.open(temporary, 'wx+', { mode: 0o600 })
+  const to = await opened.catch((error) => throwOfTarget(error, temporary, target))
   const remove = onExit(() => rmSync(temporary, { force: true }))
   try {
     const started = performance.now()
@@ -113,10 +117,20 @@ async function copyFile(
     appear(temporary, target, force)
     await syncFolder(queue, dirname(target))
     return { length: size, digest, elapsedMs }
+  } catch (error) {
+    return throwOfTarget(error, temporary, target)
   } finally {
     progress.clear()
     remove()
   }
+}
+
+/** Tells of TARGET what is about the name that it has meanwhile, of which nobody has heard. */
+function throwOfTarget(error: unknown, temporary: string, target: string): never {
+  const { code, path, syscall, message } = error as NodeJS.ErrnoException
+  if (code === undefined || path !== temporary) throw error
+  const what = message.slice(0, message.lastIndexOf(`, ${syscall}`))
+  throw new Failure(`${target} cannot be written: ${what}.`)
 }
 
 /** Copies `size` bytes: each lane has one buffer, and reads and writes piece by piece. */

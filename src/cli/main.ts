@@ -79,6 +79,8 @@ function told(error: unknown): [code: number, message: string] {
     ]
   }
   // An error of the system says all in its message; of any other the stack is needed to mend it.
-  const { syscall, message, stack } = error as NodeJS.ErrnoException
-  return [1, syscall === undefined ? (stack ?? String(error)) : message]
+  const { syscall, message, path, stack } = error as NodeJS.ErrnoException
+  if (syscall === undefined) return [1, stack ?? String(error)]
+  // That of a call on an open file leaves the file out.
+  return [1, path === undefined || message.includes(path) ? message : `${message} '${path}'`]
 }
