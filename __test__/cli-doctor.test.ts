@@ -188,6 +188,7 @@ test('io_uring_disabled = 2 is a failure for everybody, 1 for those without the 
   const one = judged({ ioUringDisabled: 1 }, EPERM)
   t.is(one.get('sysctl')?.status, 'failure')
   t.regex(one.get('sysctl')?.help ?? '', /kernel\.io_uring_group=GID/)
+  t.regex(one.get('sysctl')?.found ?? '', /: for CAP_SYS_ADMIN alone, not this process$/)
   for (const may of [
     { inIoUringGroup: true },
     { capabilities: { sysAdmin: true, ipcLock: false } },

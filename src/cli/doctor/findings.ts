@@ -125,7 +125,10 @@ function sysctl({ facts, ring }: Case): Finding | undefined {
   if (value === 2) {
     return { name: 'sysctl', status: 'failure', found: `${found}: for nobody`, help: allow }
   }
-  const who = `${found}: for CAP_SYS_ADMIN and the group ${group ?? 'kernel.io_uring_group'}`
+  // -1, as it is unless somebody sets it: no group.
+  const alone = group !== null && group < 0
+  const others = alone ? 'alone' : `and the group ${group ?? 'kernel.io_uring_group'}`
+  const who = `${found}: for CAP_SYS_ADMIN ${others}`
   if (ring.reason === null || facts.capabilities?.sysAdmin || inIoUringGroup) {
     return { name: 'sysctl', status: 'note', found: `${who}, as this process`, help: null }
   }
