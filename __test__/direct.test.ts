@@ -290,6 +290,11 @@ for (const place of PLACES) {
     t.deepEqual(file.alignment, made.alignment)
     assertSame(t, await file.bytesAt(9, 20_000), content.subarray(9), 'read')
     t.is(thrown(() => file.writeAt(Buffer.alloc(3), 0)).code, 'ERR_URING_ALIGNMENT')
+    // Where an append would go is not known, and no block of the beginning is named.
+    t.regex(
+      thrown(() => file.append(Buffer.alloc(3))).message,
+      /^A direct append must be a multiple of/,
+    )
     await file.close()
   })
 }

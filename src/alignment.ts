@@ -36,10 +36,14 @@ export function isAligned(
   )
 }
 
-/** Refuses a direct write that is not of whole blocks. */
-export function checkAlignment(file: Aligned, length: number, position: number | bigint): void {
+/** Refuses a direct write that is not of whole blocks. Where an append begins nobody knows: undefined. */
+export function checkAlignment(
+  file: Aligned,
+  length: number,
+  position: number | bigint | undefined,
+): void {
   const block = file.blockBytes
-  if (block === 0 || (length % block === 0 && remainder(position, block) === 0)) return
+  if (block === 0 || (length % block === 0 && remainder(position ?? 0, block) === 0)) return
   const alignment = { memoryBytes: file.memoryBytes, offsetBytes: block }
   throw uringError('ERR_URING_ALIGNMENT', { position, lengthBytes: length, alignment })
 }

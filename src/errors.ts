@@ -83,23 +83,32 @@ const URING_ERRORS = {
 
   /**
    * A write to a direct file does not begin and end on its blocks. `alignment` has the numbers.
-   * Do: write the whole blocks around it, padded, then truncate the file to its true size.
+   * Do: write the whole blocks around it with what they hold; at the end of the file pad them, then
+   * truncate it to its true size. An append has no `position`.
    */
   ERR_URING_ALIGNMENT: (
     d: CommonDetails & {
-      position: number | bigint
+      position: number | bigint | undefined
       lengthBytes: number
       alignment: DirectAlignment
     },
   ) => {
     const block = BigInt(Math.max(1, d.alignment.offsetBytes))
+    if (d.position === undefined) {
+      const padded = ((BigInt(d.lengthBytes) + block - 1n) / block) * block
+      return (
+        `A direct append must be a multiple of ${block} bytes long, this one has ${d.lengthBytes}. ` +
+        `Append it padded to ${padded} bytes, then truncate`
+      )
+    }
     const start = BigInt(d.position)
     const end = start + BigInt(d.lengthBytes)
     const from = (start / block) * block
     const to = ((end + block - 1n) / block) * block
     return (
       `A direct write must begin and end on multiples of ${block} bytes, this one goes from ` +
-      `${start} to ${end}. Write the padded block (${to - from} bytes at ${from}), then truncate`
+      `${start} to ${end}. Write the blocks around it (${to - from} bytes at ${from}) with what they ` +
+      'hold; at the end of the file padded, then truncate'
     )
   },
 
@@ -174,7 +183,7 @@ export class UringError extends Error {
   declare readonly bytesWritten?: number
   /** ERR_URING_SHORT_WRITE, ERR_URING_ALIGNMENT: how many it was to be. */
   declare readonly lengthBytes?: number
-  /** ERR_URING_ALIGNMENT: where it was to begin. */
+  /** ERR_URING_ALIGNMENT: where it was to begin, unless it was an append. */
   declare readonly position?: number | bigint
   /** ERR_URING_TIMEOUT, ERR_URING_BUFFER_DETACHED: what it was. */
   declare readonly syscall?: string

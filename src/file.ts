@@ -217,7 +217,8 @@ export class File {
       if (over !== undefined) return rejected(over)
       return this.#call(OP_FSYNC, 'fdatasync', 1, 0, limits).then(() => 0)
     }
-    checkAlignment(state, length, position)
+    const isAppend = state.append || (ours & APPENDS) !== 0
+    checkAlignment(state, length, isAppend ? undefined : position)
     const { transfers } = this.#operations
     return transfers.transfer(
       OP_WRITE,
