@@ -365,6 +365,21 @@ test('a missing binary and one that does not load are told apart, however deep t
   t.is(explainUnavailable(missing, 'linux').errno, undefined)
 })
 
+test('a bundle that does not find the package is told so, and not that there is no binary for it', (t) => {
+  const alone = Object.assign(new Error("Cannot find module 'node-uring/binding'"), {
+    code: 'MODULE_NOT_FOUND',
+  })
+  const commonjs = Object.assign(new TypeError(`The argument 'filename' must be a file URL`), {
+    code: 'ERR_INVALID_ARG_VALUE',
+  })
+  for (const failure of [alone, commonjs]) {
+    const { code, message, help } = explainUnavailable(failure, 'linux')
+    t.is(code, 'MODULE_NOT_FOUND')
+    t.regex(message, /bundle/)
+    t.regex(help, /--external:node-uring/)
+  }
+})
+
 test('a cause that is its own cause does not hang the explanation', (t) => {
   const error = new Error('round')
   error.cause = error

@@ -124,6 +124,13 @@ function noBinary(failure: unknown): Unavailable {
     const message = 'NAPI_RS_NATIVE_LIBRARY_PATH names no binary of node-uring.'
     return { code, errno, message, help: 'Correct it, or leave it out.' }
   }
+  if (wanted === undefined && isElsewhere(failure)) {
+    const message = 'The package node-uring is not found from here: this is a bundle of it, alone.'
+    const help =
+      'Install it where the bundle runs, or there is no binary; and leave it out of bundles in CommonJS ' +
+      '(`esbuild --external:node-uring`), which cannot find it.'
+    return { code, errno, message, help }
+  }
   if (wanted === undefined) {
     const message = `No binary of node-uring was found for ${process.platform} on ${process.arch}.`
     const help = 'There are some for Linux on x64 and arm64; others can be built from a clone.'
@@ -134,6 +141,16 @@ function noBinary(failure: unknown): Unavailable {
     'npm skips optional packages with --omit=optional, with a package-lock.json of another ' +
     `platform, and now and then by mistake. Install it by \`npm install ${wanted}${atVersion()}\`.`
   return { code, errno, message, help }
+}
+
+/**
+ * Whether the package was not found by its own name, as it is in itself: what runs is a copy in a bundle. Where
+ * that is in CommonJS it does not know where it is, and createRequire() gets undefined.
+ */
+function isElsewhere(failure: unknown): boolean {
+  const { code, message } = Object(failure) as { code?: unknown; message?: string }
+  if (code === 'MODULE_NOT_FOUND') return message?.includes(`'node-uring/binding'`) === true
+  return code === 'ERR_INVALID_ARG_VALUE'
 }
 
 /** The packages that the loader did not find, by the errors that it chains. */
