@@ -395,3 +395,12 @@ test('a buffer that is disposed of in use does not hide the error of its block',
   buffer[Symbol.dispose]()
   assertIdle(t, queue)
 })
+
+test('a buffer that is disposed of after its queue was closed does not make its block fail', async (t) => {
+  const queue = ring(t)
+  const buffer = queue.alloc(4096)
+  await queue.close()
+  t.notThrows(() => buffer[Symbol.dispose]())
+  t.is(thrown(() => queue.free(buffer)).code, 'ERR_URING_CLOSED')
+  t.is(buffer.length, 4096)
+})

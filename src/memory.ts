@@ -56,14 +56,16 @@ function disposable(buffer: Buffer): AllocBuffer {
 
 /**
  * Frees the buffer that it is called on, unless that was done before. One that is in use is left to the
- * collector: a block that ends by an error beside an operation is to end with that error.
+ * collector: a block that ends by an error beside an operation is to end with that error. So is one whose
+ * queue is closed, which may well be within the block.
  */
 function dispose(this: Buffer): void {
   if (isDetached(this.buffer)) return
   try {
     Stamp.of(this)?.owner.free(this)
   } catch (error) {
-    if ((error as { code?: string }).code !== 'ERR_URING_IN_FLIGHT') throw error
+    const { code } = error as { code?: string }
+    if (code !== 'ERR_URING_IN_FLIGHT' && code !== 'ERR_URING_CLOSED') throw error
   }
 }
 

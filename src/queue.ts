@@ -193,8 +193,8 @@ export class Queue extends Posts {
 
   /**
    * Gives memory from {@link alloc} back early and detaches it: its length becomes 0. Throws
-   * `ERR_URING_FREED` the second time, `ERR_URING_NOT_ALLOCATED` for anything else, and
-   * `ERR_URING_IN_FLIGHT` while an operation uses it.
+   * `ERR_URING_FREED` the second time, `ERR_URING_NOT_ALLOCATED` for anything else,
+   * `ERR_URING_IN_FLIGHT` while an operation uses it, and `ERR_URING_CLOSED` on a closed queue.
    */
   free(buffer: NodeJS.ArrayBufferView | ArrayBuffer): void {
     this.#operations.memory.free(buffer)
