@@ -274,3 +274,45 @@ test('numbers past what the kernel counts to, and constructors that nobody calls
   t.is(thrown(() => new Constructor()).code, 'ERR_ILLEGAL_CONSTRUCTOR')
   assertIdle(t, queue)
 })
+
+test('an error names the argument that is none of what it can be', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, Buffer.of()), 'r+')
+  const none = 5 as never
+  const content = /must be of type string or an instance of Buffer, TypedArray, or DataView/
+  for (const [call, words] of [
+    [() => file.copyTo(none), /^The "to" argument must be an instance of File/],
+    [() => op.splice(none, file, 1), /^The "from" argument must be an instance of File/],
+    [() => op.splice(file, none, 1), /^The "to" argument must be an instance of File/],
+    [() => op.send(none, Buffer.of()), /^The "socket" argument must be an instance of File/],
+    [() => op.recv(none, Buffer.of()), /^The "socket" argument must be an instance of File/],
+    [() => op.open('x', 'r', { directory: none }), /^The "options.directory" property must be /],
+    [() => queue.replaceFile('x', none), content],
+    [() => queue.replaceFile('x', {} as never), /, or an iterable of these\. Received /],
+  ] as const) {
+    const { code, message } = thrown(call)
+    t.is(code, TYPE)
+    t.regex(message, words)
+  }
+  await t.throwsAsync(queue.replaceFile(scratch(t, Buffer.of()), [none]), { message: content })
+  assertIdle(t, queue)
+})
+
+test('fallocate(2) does one thing at a time, and who asks for two is told', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t, Buffer.of()), 'r+')
+  for (const [options, named] of [
+    [{ punchHole: true, zeroRange: true }, 'zeroRange'],
+    [{ zeroRange: true, insertRange: true }, 'insertRange'],
+    [{ keepSize: true, collapseRange: true }, 'keepSize'],
+  ] as const) {
+    const { code, message } = thrown(() => file.allocate(0, 4096, options))
+    t.is(code, VALUE)
+    t.true(message.startsWith(`The property 'options.${named}' cannot be given with options.`))
+  }
+  t.notThrows(() => op.allocate(file, 0, 1, { keepSize: true, punchHole: true }))
+  t.notThrows(() =>
+    op.allocate(file, 0, 1, { keepSize: true, zeroRange: true, insertRange: false }),
+  )
+  assertIdle(t, queue)
+})

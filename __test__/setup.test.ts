@@ -167,6 +167,9 @@ test('an option that there is none of is refused, with those that there are', (t
     [{ entires: 5 }, 'options.entires'],
     [{ arena: { maxByte: 1 } }, 'options.arena.maxByte'],
     [{ workers: { bound: 1 } }, 'options.workers.bound'],
+    [{ setup: { taskrun: 'defer' } }, 'options.setup.taskrun'],
+    [{ sqpoll: { idle: 1 } }, 'options.sqpoll.idle'],
+    [{ restrict: { operations: [], operation: [] } }, 'options.restrict.operation'],
   ] as const) {
     const { code, message } = thrown(() => new Queue(options as never))
     t.is(code, 'ERR_INVALID_ARG_VALUE')

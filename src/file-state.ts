@@ -306,9 +306,9 @@ export function isFile(value: unknown): value is File {
 }
 
 /** The state behind a File, for the rest of this library. Throws ERR_INVALID_ARG_TYPE. */
-export function stateOf(file: File): FileState {
+export function stateOf(file: File, name = 'file'): FileState {
   const state = lookedInside(file)
-  if (state === undefined) throw invalidArgType('file', 'an instance of File', file)
+  if (state === undefined) throw invalidArgType(name, 'an instance of File', file)
   return state
 }
 

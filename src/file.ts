@@ -410,7 +410,7 @@ export class File {
    * comes until its end. An error says `bytesWritten`. splice(2), Linux 5.7.
    */
   copyTo(to: File, options?: CopyOptions): Promise<number> {
-    const target = stateOf(to)
+    const target = stateOf(to, 'to')
     if (target.operations !== this.#operations) {
       throw invalidArgValue('to', to, 'is of another queue. Open it with the queue of this one')
     }

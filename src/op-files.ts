@@ -52,6 +52,17 @@ const ALLOCATE = [
   ['insertRange', 0x20],
 ] as const
 
+/** fallocate(2) does one thing at a time; the kernel says EOPNOTSUPP to two, or EINVAL. */
+function checkAllocate(options: AllocateSettings): void {
+  const { keepSize, collapseRange, insertRange } = options
+  const [first, second] = (
+    ['punchHole', 'zeroRange', 'collapseRange', 'insertRange'] as const
+  ).filter((name) => options[name])
+  const beside = keepSize && (collapseRange || insertRange) ? 'keepSize' : second
+  if (first === undefined || beside === undefined) return
+  throw invalidArgValue(`options.${beside}`, true, `cannot be given with options.${first}`)
+}
+
 /** What is to come of a part of a file. posix_fadvise(2). */
 export type Advice = 'normal' | 'random' | 'sequential' | 'willneed' | 'dontneed' | 'noreuse'
 /** As on every architecture of Node but s390x. */
@@ -64,7 +75,7 @@ const ADVICE: readonly Advice[] = [
   'noreuse',
 ]
 
-/** Which parts of sync_file_range(2) are done; at least one. */
+/** Which parts of sync_file_range(2) are done. */
 export interface SyncRangeSettings {
   /** Wait for what is on its way before. Default true. */
   waitBefore?: boolean | undefined
@@ -118,6 +129,7 @@ export const files = {
     checkPosition(offset, 'offset')
     checkInteger(length, 'length', 1)
     const mode = bits(options, ALLOCATE, false)
+    checkAllocate(options)
     return new BatchOperation(OP_FALLOCATE, {
       file: stateOf(file),
       offset: mode,
@@ -189,8 +201,8 @@ export const files = {
     }
     const side = toPosition === undefined ? 0 : SPLICE_TO
     return new BatchOperation(OP_SPLICE, {
-      file: stateOf(to),
-      other: stateOf(from),
+      file: stateOf(to, 'to'),
+      other: stateOf(from, 'from'),
       offset: fromPosition === undefined ? side : SPLICE_FROM,
       length,
       position: fromPosition ?? toPosition ?? 0,
@@ -201,7 +213,7 @@ export const files = {
   send(socket: File, buffer: NodeJS.ArrayBufferView): BatchOperation {
     checkMemory(buffer, 'send')
     const length = buffer.byteLength
-    return new BatchOperation(OP_SEND, { file: stateOf(socket), view: buffer, length })
+    return new BatchOperation(OP_SEND, { file: stateOf(socket, 'socket'), view: buffer, length })
   },
 
   /** Receives from a socket, once; how many bytes, 0 when the other side has ended. recv(2), Linux 5.6. */
@@ -214,7 +226,12 @@ export const files = {
     checkOptions(options)
     const flags = recvModifiers(options)
     const length = buffer.byteLength
-    return new BatchOperation(OP_RECV, { file: stateOf(socket), view: buffer, length, flags })
+    return new BatchOperation(OP_RECV, {
+      file: stateOf(socket, 'socket'),
+      view: buffer,
+      length,
+      flags,
+    })
   },
 
   /**

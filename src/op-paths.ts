@@ -110,7 +110,7 @@ export const paths = {
     const { bytes, text } = parsePath(path)
     const wanted = parseFlags(flags, direct)
     return new BatchOperation<File>(OP_OPENAT, {
-      file: directory === undefined ? undefined : stateOf(directory),
+      file: directory === undefined ? undefined : stateOf(directory, 'options.directory'),
       offset: wanted >>> 0,
       length: mode,
       position: resolve,

@@ -18,6 +18,7 @@ import {
 import { ERRNO } from './errno.js'
 import {
   abortError,
+  invalidArgType,
   rejected,
   systemError,
   tellBytesWritten,
@@ -54,6 +55,8 @@ const O_PATH = 0o10000000
 
 /** What the content of a file can be given as, or each part of it. */
 export type Content = string | NodeJS.ArrayBufferView
+
+const CONTENT = 'of type string or an instance of Buffer, TypedArray, or DataView'
 
 /** The parts of what is to be written. */
 type Parts = Iterable<Content> | AsyncIterable<Content>
@@ -240,6 +243,7 @@ function until(end: Promise<never>): <T>(next: Promise<T>) => Promise<T> {
 /** The memory of some content. Throws ERR_INVALID_ARG_TYPE, ERR_URING_BUFFER_DETACHED. */
 function dataOf(content: unknown, name: string): Data {
   const view = typeof content === 'string' ? Buffer.from(content) : content
+  if (!ArrayBuffer.isView(view)) throw invalidArgType(name, CONTENT, content)
   checkMemory(view, 'write', name)
   const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
   return { bytes, length: bytes.length }
@@ -247,11 +251,11 @@ function dataOf(content: unknown, name: string): Data {
 
 /** What was given to write. Throws as {@link dataOf}; what is iterated is looked at when it comes. */
 export function checkData(data: unknown): Data | Parts {
-  if (typeof data !== 'object' || data === null || ArrayBuffer.isView(data))
-    return dataOf(data, 'data')
-  const given = data as { [Symbol.iterator]?: unknown; [Symbol.asyncIterator]?: unknown }
+  if (typeof data === 'string' || ArrayBuffer.isView(data)) return dataOf(data, 'data')
+  const given = Object(data) as { [Symbol.iterator]?: unknown; [Symbol.asyncIterator]?: unknown }
   const iterates = given[Symbol.asyncIterator] ?? given[Symbol.iterator]
-  return typeof iterates === 'function' ? (data as Parts) : dataOf(data, 'data')
+  if (typeof data === 'object' && typeof iterates === 'function') return data as Parts
+  throw invalidArgType('data', `${CONTENT}, or an iterable of these`, data)
 }
 
 /**

@@ -6,7 +6,7 @@
 import { OPERATION_NAMES, type OperationName } from './capabilities.js'
 import { invalidArgType, invalidArgValue, systemError, uringError } from './errors.js'
 import type { EngineOptions } from './native.js'
-import { checkBoolean, checkInteger, checkOptions } from './validate.js'
+import { checkBoolean, checkInteger, checkNames, checkOptions } from './validate.js'
 
 /** How completion work reaches the thread. Only the best that the kernel has is worth having. */
 export type TaskRun = 'defer' | 'cooperative' | 'interrupt'
@@ -138,6 +138,7 @@ export function engineSetup(given: Given): EngineSetup {
   checkBoolean(iopoll, 'options.iopoll')
   checkInteger(flushDelayUs, 'options.flushDelayUs', 0, FLUSH_DELAY_US_MAX)
   checkOptions(setup, 'options.setup')
+  checkNames(setup, ['taskRun', ...FLAGS.map(([name]) => name)], 'options.setup')
   const leftOut = FLAGS.filter(([name]) => {
     const wanted = setup[name] ?? true
     checkBoolean(wanted, `options.setup.${name}`)
@@ -160,6 +161,7 @@ export function engineSetup(given: Given): EngineSetup {
   }
   if (sqpoll !== undefined) {
     checkOptions(sqpoll, 'options.sqpoll')
+    checkNames(sqpoll, ['idleMs', 'cpu'], 'options.sqpoll')
     const { idleMs = IDLE_MS, cpu } = sqpoll
     checkInteger(idleMs, 'options.sqpoll.idleMs', 1, INT32_MAX)
     made.sqpollIdleMs = idleMs
@@ -189,6 +191,7 @@ function indexIn<T>(all: readonly T[], value: T, name: string): number {
 
 function operationNames(restrict: NonNullable<SetupOptions['restrict']>): string[] {
   checkOptions(restrict, 'options.restrict')
+  checkNames(restrict, ['operations'], 'options.restrict')
   const { operations } = restrict
   if (!Array.isArray(operations)) {
     throw invalidArgType('options.restrict.operations', 'an instance of Array', operations)
