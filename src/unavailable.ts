@@ -61,7 +61,8 @@ const UNAVAILABLE: Readonly<Record<string, readonly [message: string, help: stri
   ],
   ERR_DLOPEN_DISABLED: [
     'Node.js was told to load no binaries, and node-uring has one.',
-    'Leave --no-addons out; with --permission, add --allow-addons.',
+    'Leave --no-addons out; with --permission, add --allow-addons, and know that --allow-fs-read and ' +
+      '--allow-fs-write do not bind what a binary does.',
   ],
   ERR_DLOPEN_FAILED: [
     'The binary of node-uring is here but cannot be loaded.',
