@@ -101,6 +101,49 @@ injectable('a queue is not slow for life because descriptors are short for a mom
   }
 })
 
+/** What is made with so many descriptors left, from none on, and what is open afterwards. */
+const WITH_FEW_DESCRIPTORS = `
+import fs from 'node:fs'
+import { Queue } from 'node-uring'
+const options = JSON.parse(process.argv[1])
+await new Queue(options).close()
+const held = []
+const count = () => fs.readdirSync('/proc/self/fd').length
+const before = count()
+const outcomes = []
+for (let left = 0; left < 10; left++) {
+  try { for (;;) held.push(fs.openSync('/dev/null')) } catch {}
+  for (let i = 0; i < left; i++) fs.closeSync(held.pop())
+  let queue
+  try {
+    queue = new Queue(options)
+    outcomes.push(queue.backend)
+  } catch ({ code, reason }) {
+    outcomes.push(code + ' ' + reason?.code)
+  }
+  for (const fd of held.splice(0)) fs.closeSync(fd)
+  await queue?.nop()
+  await queue?.close()
+}
+console.log(JSON.stringify({ outcomes, left: count() - before }))`
+
+for (const options of [{}, { reap: 'thread' }, { iopoll: true }, { sqpoll: {} }] as const) {
+  const asked = JSON.stringify(options)
+  test(`whichever descriptor is the one too many, that is what is said: ${asked}`, async (t) => {
+    t.timeout(60_000)
+    const few = { args: [asked], before: 'ulimit -n 64' }
+    const { outcomes, left } = await childJson<{ outcomes: string[]; left: number }>(
+      WITH_FEW_DESCRIPTORS,
+      few,
+    )
+    const made = outcomes.indexOf('io_uring')
+    t.true(made > 0, outcomes.join())
+    const refused = Array(made).fill('ERR_URING_UNAVAILABLE EMFILE')
+    t.deepEqual(outcomes, [...refused, ...Array(10 - made).fill('io_uring')])
+    t.is(left, 0)
+  })
+}
+
 injectable(
   'an engine that fails in mid-life fails its queue, which does not change over',
   async (t) => {

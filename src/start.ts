@@ -101,10 +101,13 @@ function probeUring(options: EngineOptions): EngineCapabilities | Refused {
 
 /** Why there is no ring: none is to be had, or, which throws, none with what was asked for by name. */
 function refused(errno: number, options: EngineOptions): Refused {
-  if (asksByName(options) && typeof loadBinding().Engine.probe(plain(options)) !== 'number') {
+  const reason = explainUnavailable(errno)
+  // What passes says nothing about options either; a plain ring may have been one descriptor less.
+  const mayBeNamed = asksByName(options) && !PASSING.has(reason.code)
+  if (mayBeNamed && typeof loadBinding().Engine.probe(plain(options)) !== 'number') {
     throw setupRefused(errno, options)
   }
-  return { reason: explainUnavailable(errno) }
+  return { reason }
 }
 
 /** By the probe, or where that is refused by a feature that came with them. */

@@ -104,7 +104,7 @@ impl Engine {
     }
 
     /// Makes the ring and joins the event loop. Returns 0, or a negated errno: of
-    /// `io_uring_setup(2)`, `eventfd(2)`; -5 (EIO) where the event loop cannot be joined.
+    /// `io_uring_setup(2)`, `eventfd(2)`, of what joining the event loop takes; -5 (EIO) where N-API refuses that.
     ///
     /// `deliver(count, slot, result)` gets completions: one as its arguments, more as pairs of 32-bit
     /// numbers in `pairs` (at least 32 KiB); a negative count is the errno that ended the engine;
@@ -128,7 +128,7 @@ impl Engine {
                 self.shared = Some(shared);
                 0
             }
-            Err(NoLoop) => -libc::EIO,
+            Err(NoLoop(errno)) => -errno,
         }
     }
 

@@ -39,20 +39,33 @@ impl Handles {
         [self.prepare, self.poll, self.idle, self.timer]
     }
 
-    /// Starts them, all unreferenced.
+    /// Starts them, all unreferenced. Where that fails their memory is gone.
     pub fn join(&self, shared: &Rc<Shared>, descriptor: c_int) -> Result<(), NoLoop> {
+        let started = self.start(shared, descriptor);
+        if started.is_err() {
+            for handle in self.all() {
+                // SAFETY: made by `new_handle`; libuv has taken none of them, and nobody uses them any more.
+                unsafe { libc::free(handle.cast()) };
+            }
+        }
+        started
+    }
+
+    fn start(&self, shared: &Rc<Shared>, descriptor: c_int) -> Result<(), NoLoop> {
         let uv = &self.uv;
         let mut uv_loop = std::ptr::null_mut();
         // SAFETY: the out-pointer outlives the call.
         if !check(unsafe { sys::napi_get_uv_event_loop(shared.env, &raw mut uv_loop) }) {
-            return Err(NoLoop);
+            return Err(NoLoop::NAPI);
         }
         let uv_loop: *mut uv::Loop = uv_loop.cast();
         // SAFETY: the loop is this thread's and alive; each handle is memory of libuv's own size for
         // its kind, freed only by `on_closed`, after libuv has let it go. `data` is the first field.
         unsafe {
-            if (uv.poll_init)(uv_loop, self.poll, descriptor) != 0 {
-                return Err(NoLoop);
+            // The only one that can fail: ENOMEM and ENOSPC of epoll_ctl(2).
+            let refused = (uv.poll_init)(uv_loop, self.poll, descriptor);
+            if refused != 0 {
+                return Err(NoLoop(-refused));
             }
             (uv.prepare_init)(uv_loop, self.prepare);
             (uv.idle_init)(uv_loop, self.idle);

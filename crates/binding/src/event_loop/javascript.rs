@@ -42,13 +42,17 @@ impl Javascript {
         };
         let (deliver, pairs) = (Cell::new(deliver_ref), Cell::new(pairs_ref));
         let kept = Self { env, deliver, pairs, context: Cell::new(context) };
-        if made { Ok(kept) } else { Err(NoLoop) }
+        if made {
+            return Ok(kept);
+        }
+        kept.forget();
+        Err(NoLoop::NAPI)
     }
 
-    /// Lets go of all of it.
+    /// Lets go of all of it. May be called again.
     pub fn forget(&self) {
-        // SAFETY: each was made by `keep` and is given up once. During teardown the environment still
-        // takes these calls: its cleanup hook has not been removed yet.
+        // SAFETY: each was made by `keep` and is given up once; N-API refuses null. During teardown the
+        // environment still takes these calls: its cleanup hook has not been removed yet.
         unsafe {
             sys::napi_delete_reference(self.env, self.deliver.replace(ptr::null_mut()));
             sys::napi_delete_reference(self.env, self.pairs.replace(ptr::null_mut()));

@@ -55,9 +55,14 @@ enum Driver {
     Thread(Thread),
 }
 
-/// Why there is no event loop to join: a call of libuv or N-API failed.
+/// Why there is no event loop to join: a call of libuv, of N-API or of the kernel failed, with this errno.
+/// N-API has none: EIO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoLoop;
+pub struct NoLoop(pub i32);
+
+impl NoLoop {
+    const NAPI: Self = Self(libc::EIO);
+}
 
 /// Whether the process exports libuv's functions, without which a thread of ours waits.
 pub fn has_handles() -> bool {
@@ -96,9 +101,16 @@ impl Shared {
             closing: Cell::new(false),
             hook: Cell::new(std::ptr::null_mut()),
         });
-        match &shared.driver {
-            Driver::Handles(handles) => handles.join(&shared, descriptor)?,
-            Driver::Thread(thread) => thread.join(&shared)?,
+        let joined = match &shared.driver {
+            Driver::Handles(handles) => handles.join(&shared, descriptor),
+            Driver::Thread(thread) => thread.join(&shared),
+        };
+        if let Err(reason) = joined {
+            // Nothing of the driver may be left to do it when that is closed, and the ring takes descriptors.
+            shared.closing.set(true);
+            drop(shared.engine.borrow_mut().take());
+            shared.javascript.forget();
+            return Err(reason);
         }
         let mut hook = std::ptr::null_mut();
         // SAFETY: the argument stays valid until the driver is closed, which removes the hook.

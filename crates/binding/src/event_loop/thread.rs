@@ -91,23 +91,27 @@ impl Thread {
         if !made {
             // SAFETY: nobody else has the count that was made above.
             drop(unsafe { Rc::from_raw(context.cast_const().cast::<Shared>()) });
-            return Err(NoLoop);
+            return Err(NoLoop::NAPI);
         }
         self.function.set(function);
         self.set_referenced(env, false);
         let theirs = Function(function);
-        let waiter = shared
-            .engine
-            .borrow()
-            .as_ref()
-            .and_then(|engine| engine.start_waiter(move || theirs.call(By::Waiter)).ok());
-        if waiter.is_none() {
-            shared.closing.set(true);
-            self.close();
-            return Err(NoLoop);
+        let waiter = match shared.engine.borrow().as_ref() {
+            Some(engine) => engine
+                .start_waiter(move || theirs.call(By::Waiter))
+                .map_err(|error| NoLoop(error.raw_os_error().unwrap_or(libc::EIO))),
+            None => Err(NoLoop::NAPI),
+        };
+        match waiter {
+            Ok(waiter) => {
+                self.waiter.replace(Some(waiter));
+                Ok(())
+            }
+            Err(reason) => {
+                self.close();
+                Err(reason)
+            }
         }
-        self.waiter.replace(waiter);
-        Ok(())
     }
 
     pub fn set_referenced(&self, env: sys::napi_env, referenced: bool) {
