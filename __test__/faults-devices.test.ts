@@ -108,7 +108,7 @@ loopTest(
 )
 
 /** ext4 on a device whose store is a file system of its own, with nothing left there until `makeRoom`. */
-function fullStore(t: ExecutionContext<unknown>) {
+function fullStore(t: ExecutionContext<unknown>, options = 'errors=continue') {
   const store = tmpfs(t, 2 * MIB)
   const image = path.join(store, 'image')
   fs.writeFileSync(image, '')
@@ -116,7 +116,7 @@ function fullStore(t: ExecutionContext<unknown>) {
   const sparse = ['-O', '^has_journal', '-E', 'lazy_itable_init=0', '-m', '0', '-N', '32']
   execFileSync('mkfs.ext4', ['-q', '-F', ...sparse, image], { stdio: 'pipe' })
   const at = folder(t)
-  execFileSync('mount', ['-o', 'errors=continue', loopDevice(t, image), at])
+  execFileSync('mount', ['-o', options, loopDevice(t, image), at])
   t.teardown(() => execFileSync('umount', ['--lazy', at]))
   const ballast = path.join(store, 'ballast')
   return {
@@ -135,8 +135,8 @@ function fullStore(t: ExecutionContext<unknown>) {
 /** Somebody else's write to the file, which is lost. */
 function lose(log: string): void {
   const fd = fs.openSync(log, 'r+')
-  fs.writeSync(fd, Buffer.alloc(65_536, '?'), 0, 65_536, 65_536)
   try {
+    fs.writeSync(fd, Buffer.alloc(65_536, '?'), 0, 65_536, 65_536)
     fs.fsyncSync(fd)
   } catch {
     // So it is.
@@ -178,6 +178,25 @@ loopTest('no sync succeeds after a write that syncs was told of what others lost
   }
   assertIdle(t, queue)
 })
+
+loopTest(
+  'no sync succeeds after a write was told of what others lost, where all is mounted to be synced',
+  async (t) => {
+    const { log, fill, makeRoom } = fullStore(t, 'errors=continue,sync')
+    fs.writeFileSync(log, Buffer.alloc(4096, '.'))
+    const queue = ring(t)
+    const file = await queue.open(log, 'r+')
+    await file.datasync()
+    fill()
+    lose(log)
+    makeRoom()
+    const error = await rejection(file.writeAt(Buffer.alloc(100, 'B'), 0))
+    for (const sync of [file.datasync(), file.sync(), queue.commit(file)]) {
+      t.is((await rejection(sync)).code, error.code)
+    }
+    assertIdle(t, queue)
+  },
+)
 
 /** Writes to a file system that is frozen meanwhile, and says what came of it. */
 const FROZEN = `

@@ -2,7 +2,7 @@
  * What an open file is to the operations on it, how it is closed, and how long that waits. The public
  * `File` is over this; operations hold this and not the `File`, which can be collected.
  */
-import { fstatSync } from 'node:fs'
+import { fstatSync, readFileSync } from 'node:fs'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { setImmediate } from 'node:timers/promises'
 import { checkAlignment } from './alignment.js'
@@ -82,6 +82,7 @@ export class FileState {
   readsCancelled = false
   /** Whether each write is on stable storage when it is over: O_DSYNC, O_SYNC. */
   readonly dsync: boolean
+  #isMountedSync: boolean | undefined
   #syncs: Syncs | undefined
   #appends: Appends | undefined
   #commits: Commits | undefined
@@ -144,6 +145,12 @@ export class FileState {
       // It may have been closed: nothing is known of it.
     }
     return this.fills === true
+  }
+
+  /** Whether its file system is mounted to sync each write. Asks /proc, once, and no server of a file system. */
+  get isMountedSync(): boolean {
+    this.#isMountedSync ??= isMountedSync(this.fd)
+    return this.#isMountedSync
   }
 
   #learned(stats: ExactStats): void {
@@ -346,6 +353,19 @@ interface Endless {
 }
 
 const ENDLESS = new Set([OP_READ, OP_TIMEOUT, OP_RECV, OP_POLL_ADD, OP_READV])
+
+/** By proc_pid_fdinfo(5) and proc_pid_mountinfo(5), whose last field are the options of the file system. */
+function isMountedSync(fd: number): boolean {
+  try {
+    const id = /^mnt_id:\s*(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'))?.[1]
+    const mounts = readFileSync('/proc/self/mountinfo', 'latin1').split('\n')
+    const mount = mounts.find((line) => line.startsWith(`${id} `))
+    return mount?.split(' ').at(-1)?.split(',').includes('sync') ?? false
+  } catch {
+    // No /proc: then it is as everywhere.
+    return false
+  }
+}
 
 function isOn(op: Operation, file: FileState): boolean {
   return op.file === file || op.other === file

@@ -66,7 +66,7 @@ import {
   WAITS_FOR_SLOT,
 } from './slots.js'
 import { startBackend } from './start.js'
-import { noteSync } from './syncs.js'
+import { noteFailed, noteSync } from './syncs.js'
 import { Transfers } from './transfers.js'
 import { Volume } from './volume.js'
 import { Waiting } from './waiting.js'
@@ -399,6 +399,7 @@ export class Operations {
       follower.op.file?.syncs.begins(follower)
     }
     if (sync === undefined) {
+      if (result < 0) noteFailed(op, result)
       this.#take(op, result)
       return
     }

@@ -67,6 +67,15 @@ export function noteSync(op: Operation, before?: Operation): void {
   if (before !== undefined) before.follower = op.sync
 }
 
+/**
+ * A write that nobody asked to sync has failed. Where all is mounted to be synced it, too, may have been told of
+ * what others lost.
+ */
+export function noteFailed({ opcode, file }: Operation, result: number): void {
+  if (file === undefined || !isWrite(opcode) || !MAY_BE_REPORTS.has(result)) return
+  if (file.isMountedSync) file.syncs.fail(result)
+}
+
 /** The syncs of one file. */
 export class Syncs {
   readonly #isStaged: (slot: number) => boolean
@@ -147,6 +156,12 @@ export class Syncs {
     this.#letGo(sync, -ECANCELED)
   }
 
+  /** Something that is none of these was told of a failure: whatever is held may have run beside it. */
+  fail(result: number): void {
+    this.#takeSubmitted()
+    this.#fail({ place: 0 }, result)
+  }
+
   /** What is staged in the order of the calls is submitted in it. */
   #takeSubmitted(): void {
     for (let sync = this.#staged.first; sync !== undefined; sync = this.#staged.first) {
@@ -163,7 +178,7 @@ export class Syncs {
   }
 
   /** One has failed: so have those held that it ran beside. */
-  #fail({ place }: Sync, result: number): void {
+  #fail({ place }: Pick<Sync, 'place'>, result: number): void {
     if (this.#failure === 0) this.#failure = result
     this.#failedLast = this.#begun
     const lost: Sync[] = []
