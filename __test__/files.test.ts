@@ -82,6 +82,21 @@ test('a refused truncate, sync and datasync reject with the errors of node:fs', 
   )
 })
 
+test('where node:fs truncates, it truncates no file that was opened for reading', async (t) => {
+  const queue = ring(t, { without: ['ftruncate'] })
+  const at = scratch(t, pattern(10))
+  const readOnly = await queue.open(at)
+  t.deepEqual(
+    told(await rejection(readOnly.truncate(5))),
+    told(thrown(() => fs.ftruncateSync(readOnly.fd, 5))),
+  )
+  t.deepEqual(fs.readFileSync(at), pattern(10))
+  const appending = await queue.open(at, 'a')
+  await appending.truncate(4)
+  t.is(fs.statSync(at).size, 4)
+  assertIdle(t, queue)
+})
+
 // ---- closing ------------------------------------------------------------------------------------
 
 /** Every call of a file, and the name that its error gives it. */

@@ -19,7 +19,15 @@ import {
   syscallOf,
 } from './backend.js'
 import { type CopyOptions, copyTo } from './copy.js'
-import { closedError, illegalConstructor, invalidArgValue, rejected, uringError } from './errors.js'
+import { ERRNO } from './errno.js'
+import {
+  closedError,
+  illegalConstructor,
+  invalidArgValue,
+  rejected,
+  systemError,
+  uringError,
+} from './errors.js'
 import {
   type CloseOptions,
   checkWrite,
@@ -28,6 +36,7 @@ import {
   lookInside,
   stateOf,
 } from './file-state.js'
+import { mayWrite } from './flags.js'
 import { checkLimits, type LimitOptions, type Limits, overBefore } from './limits.js'
 import { checkMemory } from './memory.js'
 import {
@@ -53,6 +62,8 @@ import { keepToThisThread } from './this-thread.js'
 import { checkFunction, checkLength, checkPosition } from './validate.js'
 import { checkBuffers, vectored } from './vectors.js'
 import { checkMany, type ManyLengths, type Positions } from './volume.js'
+
+const { EINVAL } = ERRNO
 
 /** Options of {@link File.readMany} and {@link File.writeMany}. */
 export interface ManyOptions extends LimitOptions {
@@ -359,6 +370,10 @@ export class File {
     if (operations.ended !== undefined) return rejected(operations.ended())
     const over = overBefore(limits, OP_FTRUNCATE)
     if (over !== undefined) return rejected(over)
+    // A descriptor of its own would have a right that this one has not.
+    if (!mayWrite(operations.backend.descriptorFlags(state.fd))) {
+      return rejected(systemError(-EINVAL, 'ftruncate', { file: state.path }))
+    }
     // It cannot be cancelled: it settles with its true result.
     const { O_WRONLY } = constants
     return operations.outside(state, OP_FTRUNCATE, () =>
