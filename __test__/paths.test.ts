@@ -309,6 +309,33 @@ test('operations on paths in a batch and in a chain resolve with what each makes
   assertIdle(t, queue)
 })
 
+test('a path operation that has no time names its own system call, and does nothing', async (t) => {
+  for (const [, options] of KERNELS) {
+    const queue = ring(t, options)
+    const place = folder(t)
+    const at = path.join(place, 'x')
+    const limits = { timeoutMs: 0 }
+    const calls = {
+      open: () => queue.open(at, 'w', limits),
+      stat: () => queue.stat(at, limits),
+      lstat: () => queue.stat(at, { followLinks: false, ...limits }),
+      rename: () => queue.rename(place, at, limits),
+      link: () => queue.link(place, at, limits),
+      symlink: () => queue.symlink(place, at, limits),
+      unlink: () => queue.unlink(at, limits),
+      rmdir: () => queue.rmdir(place, limits),
+      mkdir: () => queue.mkdir(at, limits),
+    }
+    for (const [syscall, call] of Object.entries(calls)) {
+      const error = await rejection(call())
+      t.is(error.code, 'ERR_URING_TIMEOUT')
+      t.is(error.message, `The ${syscall} was not done within 0 ms`)
+    }
+    t.deepEqual(fs.readdirSync(place), [])
+    assertIdle(t, queue)
+  }
+})
+
 test('a path operation that is aborted before its call does nothing', async (t) => {
   for (const [, options] of KERNELS) {
     const queue = ring(t, options)

@@ -26,7 +26,7 @@ export function run<T extends Result>(
     if (each?.closed) return rejected(closedError(each, syscallOfCall(made)))
   }
   if (operations.ended !== undefined) return rejected(operations.ended())
-  const over = overBefore(limits, opcode)
+  const over = overBefore(limits, opcode, undefined, syscallOfCall(made))
   if (over !== undefined) return rejected(over)
   if (fallback === undefined) return byRing(operations, made, limits)
   // It cannot be cancelled: it settles with its true result.
