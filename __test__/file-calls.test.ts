@@ -305,6 +305,48 @@ test('op.readv and op.writev take buffers from alloc, and go in chains', async (
   t.throws(() => op.readv(file, [], 0), { code: 'ERR_INVALID_ARG_VALUE' })
 })
 
+test('what op.readv and op.writev are given is theirs, whatever becomes of the list', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w+')
+  const [from, into] = [queue.alloc(3).fill('a'), queue.alloc(3)]
+  const list = [from]
+  const write = op.writev(file, list, 0)
+  list[0] = into
+  const read = op.readv(file, list, 0)
+  list.length = 0
+  // Behind a sync they are not with the kernel yet.
+  const chain = queue.submit([op.fsync(file), write, op.fsync(file), read], { link: 'soft' })
+  for (const buffer of [from, into]) {
+    t.throws(() => queue.free(buffer), { code: 'ERR_URING_IN_FLIGHT' })
+  }
+  t.deepEqual(await chain, [0, 3, 0, 3])
+  t.is(into.toString(), 'aaa')
+  assertIdle(t, queue)
+})
+
+test('memory of a vectored call is not freed before that is over, also what it has not come to', async (t) => {
+  const queue = ring(t)
+  const pipe = await queue.open(fifo(t), 'r+')
+  const list = Array.from({ length: 1500 }, () => queue.alloc(4096))
+  const [last, plain] = [list.at(-1) as Buffer, queue.alloc(4096)]
+  const controller = new AbortController()
+  const { signal } = controller
+  // The FIFO takes neither of them whole.
+  const calls = [
+    rejection(pipe.writevAt(list, 0, { signal })),
+    rejection(pipe.writevAt([Buffer.alloc(2 * MIB), plain], 0, { signal })),
+  ]
+  list.length = 0
+  await queue.sleep(5)
+  for (const buffer of [last, plain]) {
+    t.throws(() => queue.free(buffer), { code: 'ERR_URING_IN_FLIGHT' })
+  }
+  controller.abort()
+  for (const { name } of await Promise.all(calls)) t.is(name, 'AbortError')
+  for (const buffer of [last, plain]) t.notThrows(() => queue.free(buffer))
+  assertIdle(t, queue)
+})
+
 // ---- flags of preadv2(2) ------------------------------------------------------------------------
 
 test('dsync, nowait and dontcache reach the kernel, and one that a file cannot do says so', async (t) => {

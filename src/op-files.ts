@@ -247,7 +247,8 @@ export const files = {
     checkPosition(position)
     const state = stateOf(file)
     const bytes = vectorsInPlace(state, buffers)
-    return new BatchOperation(OP_READV, { file: state, buffers, bytes, position })
+    // A copy: the list is the caller's, who may put other buffers into it.
+    return new BatchOperation(OP_READV, { file: state, buffers: [...buffers], bytes, position })
   },
 
   /** As `op.readv`, to `position`; how many bytes, which may be fewer than all. pwritev(2), Linux 5.1. */
@@ -261,6 +262,6 @@ export const files = {
     const state = stateOf(file)
     checkWrite(state, length, position)
     const bytes = vectorsInPlace(state, buffers)
-    return new BatchOperation(OP_WRITEV, { file: state, buffers, bytes, position })
+    return new BatchOperation(OP_WRITEV, { file: state, buffers: [...buffers], bytes, position })
   },
 } as const

@@ -92,6 +92,8 @@ export class Operation implements Unfinished {
   other: FileState | undefined = undefined
   /** Transfers: the caller's memory, as bytes when it is to be copied. */
   view: ArrayBufferView | undefined = undefined
+  /** Of what stands for several operations: the memory that they use, or will. */
+  buffers: readonly ArrayBufferView[] | undefined = undefined
   /** Transfers: the chunk under `view`, or the bounce chunk of the piece under way. */
   chunk = 0
   /** Transfers: whether bytes are copied through a bounce chunk. */
@@ -245,6 +247,11 @@ export class Slots {
     return op
   }
 
+  /** Whether there are any of those. */
+  get hasShares(): boolean {
+    return this.#shares.size > 0
+  }
+
   /** Gives a record and all it refers to back. It keeps its slot, for the next to take. */
   give(op: Operation): void {
     this.pending--
@@ -324,6 +331,7 @@ function clear(op: Operation): void {
   op.other = undefined
   op.flags = 0
   op.view = undefined
+  op.buffers = undefined
   op.chunk = 0
   op.bounced = false
   op.base = 0

@@ -113,7 +113,9 @@ export function vectored(what: Vectored): Promise<number> {
   const aligned = file.blockBytes === 0 || remainder(position, file.blockBytes) === 0
   const vectors = aligned && !operations.kernel.lacks(opcode) ? placesOf(file, buffers) : undefined
   return operations.outside(file, opcode, (check, whole) => {
+    // A copy: the list is the caller's. Not all of it is with the engine at once.
     const list = [...buffers]
+    whole.buffers = list
     const begin = () =>
       vectors === undefined
         ? copied(what, list, check, whole)
