@@ -88,6 +88,35 @@ test('cancel: a poll, a vectored read, a splice and a copy end by their signal, 
   t.is(queue.stats().files, 0)
 })
 
+test('what is asked of the kernel has the kernel’s numbers', async (t) => {
+  const file = await ring(t).open(scratch(t), 'w+')
+  // linux/falloc.h, linux/fadvise.h, linux/fs.h: not each of them leaves something to be seen.
+  const asked = (made: BatchOperation): unknown => Reflect.get(made, 'offset')
+  const mode = (options: object): unknown => asked(op.allocate(file, 0, 1, options))
+  t.is(mode({}), 0)
+  t.is(mode({ keepSize: true }), 0x01)
+  t.is(mode({ punchHole: true }), 0x02 | 0x01)
+  t.is(mode({ collapseRange: true }), 0x08)
+  t.is(mode({ zeroRange: true }), 0x10)
+  t.is(mode({ zeroRange: true, keepSize: true }), 0x11)
+  t.is(mode({ insertRange: true, keepSize: false }), 0x20)
+  const all = ['normal', 'random', 'sequential', 'willneed', 'dontneed', 'noreuse'] as const
+  t.deepEqual(
+    all.map((advice) => asked(op.advise(file, advice))),
+    [0, 1, 2, 3, 4, 5],
+  )
+  const parts = (options: object): unknown => asked(op.syncRange(file, 0, 0, options))
+  t.is(parts({}), 1 | 2 | 4)
+  t.is(parts({ waitBefore: false }), 2 | 4)
+  t.is(parts({ write: false }), 1 | 4)
+  t.is(parts({ waitAfter: false }), 1 | 2)
+  // An fdatasync is an fsync with a flag.
+  const [data, whole] = [op.datasync(file), op.fsync(file)].map((made) =>
+    Reflect.get(made, 'length'),
+  )
+  t.deepEqual([data, whole], [1, 0])
+})
+
 // ---- copies ---------------------------------------------------------------------------------------
 
 /** Two files, the first with content. */

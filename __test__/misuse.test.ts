@@ -146,6 +146,97 @@ const MISUSE: Readonly<Record<string, readonly Misuse[]>> = {
   ],
 }
 
+/** A call of a constructor of `op` that is wrong, and the argument that its error names. */
+type WrongOp = readonly [code: string, named: string, make: (file: File) => unknown]
+const BYTES = Buffer.alloc(5)
+const OPS: readonly WrongOp[] = [
+  ...[-1, 1.5, NaN, -0, 2n ** 63n].flatMap((bad): WrongOp[] => [
+    [RANGE, 'position', (file) => op.read(file, BYTES, bad)],
+    [RANGE, 'position', (file) => op.write(file, BYTES, bad)],
+    [RANGE, 'position', (file) => op.readv(file, [BYTES], bad)],
+    [RANGE, 'position', (file) => op.writev(file, [BYTES], bad)],
+    [RANGE, 'length', (file) => op.truncate(file, bad)],
+    [RANGE, 'offset', (file) => op.allocate(file, bad, 1)],
+    [RANGE, 'offset', (file) => op.advise(file, 'normal', bad)],
+    [RANGE, 'offset', (file) => op.syncRange(file, bad)],
+    [RANGE, 'options.from', (file) => op.splice(file, file, 1, { from: bad })],
+    [RANGE, 'options.to', (file) => op.splice(file, file, 1, { to: bad })],
+  ]),
+  ...[-1, 1.5, NaN, 2 ** 53].flatMap((bad): WrongOp[] => [
+    [RANGE, 'length', (file) => op.allocate(file, 0, bad)],
+    [RANGE, 'length', (file) => op.advise(file, 'normal', 0, bad)],
+    [RANGE, 'length', (file) => op.syncRange(file, 0, bad)],
+    [RANGE, 'length', (file) => op.splice(file, file, bad)],
+    [RANGE, 'events', (file) => op.poll(file, bad)],
+    [RANGE, 'ms', () => op.timeout(bad)],
+    [RANGE, 'ms', () => op.linkTimeout(bad)],
+    [RANGE, 'ms', () => op.linkTimeout(bad < 2 ? -1 : bad, { absolute: true })],
+    [RANGE, 'options.count', () => op.timeout(1, { count: bad })],
+  ]),
+  // One past the most of each.
+  [RANGE, 'length', (file) => op.allocate(file, 0, 0)],
+  [RANGE, 'length', (file) => op.advise(file, 'normal', 0, 2 ** 32)],
+  [RANGE, 'length', (file) => op.syncRange(file, 0, 2 ** 32)],
+  [RANGE, 'length', (file) => op.splice(file, file, 2 ** 31)],
+  [RANGE, 'events', (file) => op.poll(file, 2 ** 16)],
+  [RANGE, 'ms', () => op.timeout(2 ** 31)],
+  [RANGE, 'ms', () => op.linkTimeout(2 ** 31)],
+  [RANGE, 'options.count', () => op.timeout(1, { count: 2 ** 32 })],
+  ...NOT_VIEWS.flatMap((bad): WrongOp[] => [
+    [TYPE, 'buffer', (file) => op.read(file, bad as never, 0)],
+    [TYPE, 'buffer', (file) => op.write(file, bad as never, 0)],
+    [TYPE, 'buffer', (file) => op.send(file, bad as never)],
+    [TYPE, 'buffer', (file) => op.recv(file, bad as never)],
+    [TYPE, 'buffers[1]', (file) => op.readv(file, [BYTES, bad as never], 0)],
+    [TYPE, 'buffers[1]', (file) => op.writev(file, [BYTES, bad as never], 0)],
+  ]),
+  ...OPTION_BAGS.flatMap((bad): WrongOp[] => [
+    [TYPE, 'options', (file) => op.read(file, BYTES, 0, bad as never)],
+    [TYPE, 'options', (file) => op.write(file, BYTES, 0, bad as never)],
+    [TYPE, 'options', (file) => op.recv(file, BYTES, bad as never)],
+    [TYPE, 'options', (file) => op.allocate(file, 0, 1, bad as never)],
+    [TYPE, 'options', (file) => op.syncRange(file, 0, 1, bad as never)],
+    [TYPE, 'options', (file) => op.splice(file, file, 1, bad as never)],
+    [TYPE, 'options', () => op.timeout(1, bad as never)],
+    [TYPE, 'options', () => op.linkTimeout(1, bad as never)],
+    [TYPE, 'options', () => op.open('x', 'r', bad as never)],
+    [TYPE, 'options', () => op.stat('x', bad as never)],
+    [TYPE, 'options', () => op.mkdir('x', bad as never)],
+  ]),
+  ...['yes', 1, null].flatMap((bad): WrongOp[] => [
+    [TYPE, 'options.absolute', () => op.timeout(1, { absolute: bad } as never)],
+    [TYPE, 'options.absolute', () => op.linkTimeout(1, { absolute: bad } as never)],
+    [TYPE, 'options.direct', () => op.open('x', 'r', { direct: bad } as never)],
+    [TYPE, 'options.followLinks', () => op.stat('x', { followLinks: bad } as never)],
+  ]),
+  ...['yes', 1].flatMap((bad): WrongOp[] => [
+    [TYPE, 'options.nowait', (file) => op.read(file, BYTES, 0, { nowait: bad } as never)],
+    [TYPE, 'options.dsync', (file) => op.write(file, BYTES, 0, { dsync: bad } as never)],
+    [TYPE, 'options.peek', (file) => op.recv(file, BYTES, { peek: bad } as never)],
+    [TYPE, 'options.waitAll', (file) => op.recv(file, BYTES, { waitAll: bad } as never)],
+    [TYPE, 'options.keepSize', (file) => op.allocate(file, 0, 1, { keepSize: bad } as never)],
+    [TYPE, 'options.write', (file) => op.syncRange(file, 0, 1, { write: bad } as never)],
+  ]),
+  ...['beneath', {}, 5].map(
+    (bad): WrongOp => [TYPE, 'options.resolve', () => op.open('x', 'r', { resolve: bad } as never)],
+  ),
+  [TYPE, 'from', () => op.rename(5 as never, 'x')],
+  [TYPE, 'to', () => op.rename('x', 5 as never)],
+  [TYPE, 'existing', () => op.link(5 as never, 'x')],
+  [TYPE, 'path', () => op.link('x', 5 as never)],
+  [TYPE, 'target', () => op.symlink(5 as never, 'x')],
+  [TYPE, 'path', () => op.symlink('x', 5 as never)],
+]
+
+test('constructors of operations: what is wrong throws at once, and is named', async (t) => {
+  const file = await ring(t).open(scratch(t, pattern(100)), 'r+')
+  for (const [code, named, make] of OPS) {
+    const error = thrown(() => make(file), String(make))
+    t.is(error.code, code, `${make}: ${error.message}`)
+    t.true(error.message.includes(`"${named}"`), `${make}: ${error.message}`)
+  }
+})
+
 for (const [argument, calls] of Object.entries(MISUSE)) {
   test(`${argument}: what is wrong throws at once, with the code of Node, and stages nothing`, async (t) => {
     const queue = ring(t)
