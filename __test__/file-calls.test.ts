@@ -6,7 +6,7 @@ import path from 'node:path'
 import { type BatchOperation, type File, op, POLL, type Queue } from 'node-uring'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, submittedBy, thrown } from './helpers/ring.js'
-import { fifo, folder, scratch } from './helpers/scratch.js'
+import { fifo, folder, scratch, takenOut } from './helpers/scratch.js'
 import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
@@ -267,6 +267,102 @@ test('a vectored read goes on after a short one, and is one read from a FIFO', a
   }
 })
 
+test('a vectored write that is short goes on where it ended, in the middle of a buffer', async (t) => {
+  const queue = ring(t)
+  const pipe = await queue.open(fifo(t), 'r+')
+  const content = pattern(400_123)
+  const cuts = [0, 1001, 150_000, 150_000, 150_007, 400_123]
+  const parts = cuts.slice(1).map((cut, i) => content.subarray(cuts[i], cut))
+  const mine = parts.map((part) => {
+    const buffer = queue.alloc(Math.max(part.length, 1)).subarray(0, part.length)
+    part.copy(buffer)
+    return buffer
+  })
+  for (const list of [mine, parts]) {
+    const writing = pipe.writevAt(list, 0)
+    t.is((await takenOut(pipe, content.length)).compare(content), 0)
+    t.is(await writing, content.length)
+  }
+  assertIdle(t, queue)
+})
+
+test('vectored calls of a direct file go in place where all is aligned, and else by whole blocks', async (t) => {
+  const queue = ring(t)
+  const at = scratch(t, pattern(5 * 4096 + 100))
+  const file = await queue.open(at, 'r+', { direct: true })
+  const block = file.alignment?.offsetBytes as number
+  const content = fs.readFileSync(at)
+  const aligned = (blocks: number): Buffer => queue.alloc(blocks * block)
+  const inPlace = async (list: Buffer[], position: number): Promise<boolean> => {
+    const { bouncedBytes } = queue.stats()
+    const expected = content.subarray(position, position + Buffer.concat(list).length)
+    t.is(await file.readvAt(list, position), expected.length)
+    t.is(Buffer.concat(list).compare(expected, 0, expected.length, 0, expected.length), 0)
+    return queue.stats().bouncedBytes === bouncedBytes
+  }
+  t.true(await inPlace([aligned(1), aligned(2)], block))
+  t.true(await inPlace([aligned(1), aligned(16)], 4 * 4096), 'past the end')
+  t.false(await inPlace([aligned(1), aligned(1)], 7), 'a position in a block')
+  t.false(await inPlace([aligned(2).subarray(0, block + 1), aligned(1)], 0), 'a part of a block')
+  t.false(await inPlace([aligned(2).subarray(1, block + 1)], 0), 'memory that is not aligned')
+  const [odd, { bouncedBytes }] = [aligned(2).fill('o'), queue.stats()]
+  t.is(await file.writevAt([aligned(1).fill('a'), aligned(1).fill('b')], block), 2 * block)
+  t.is(queue.stats().bouncedBytes, bouncedBytes)
+  t.is(await file.writevAt([odd.subarray(1), odd.subarray(0, 1)], 0), 2 * block)
+  t.is(queue.stats().bouncedBytes, bouncedBytes + 2 * block)
+  for (const list of [[odd.subarray(1)], [Buffer.alloc(block), Buffer.alloc(7)]]) {
+    t.throws(() => file.writevAt(list, 0), { code: 'ERR_URING_ALIGNMENT' })
+    t.throws(() => op.writev(file, list, 0), { code: 'ERR_URING_ALIGNMENT' })
+    t.throws(() => op.write(file, list.at(-1) as Buffer, 0), { code: 'ERR_URING_ALIGNMENT' })
+  }
+  t.throws(() => op.writev(file, [odd], 1), { code: 'ERR_URING_ALIGNMENT' })
+  t.is(fs.readFileSync(at, 'latin1').slice(0, 3 * block), 'o'.repeat(2 * block) + 'b'.repeat(block))
+  t.is(fs.statSync(at).size, content.length)
+  const append = await queue.open(at, 'a')
+  for (const make of [op.write, op.writev] as const) {
+    const made = () => make(append, (make === op.write ? odd : [odd]) as never, 0)
+    t.throws(made, { code: 'ERR_URING_APPEND' })
+  }
+  assertIdle(t, queue)
+})
+
+test('where the kernel has no vectored calls, reads and writes are made in their place', async (t) => {
+  const queue = ring(t, { without: ['readv', 'writev'] })
+  const file = await queue.open(scratch(t), 'w+')
+  const [from, into] = [queue.alloc(8).fill('abcdefgh'), queue.alloc(8)]
+  t.is(await file.writevAt([from.subarray(0, 3), from.subarray(3)], 0), 8)
+  t.is(await file.readvAt([into.subarray(0, 5), into.subarray(5)], 0), 8)
+  t.is(into.toString(), 'abcdefgh')
+  t.is(queue.stats().bouncedBytes, 16)
+  assertIdle(t, queue)
+})
+
+test('buffers of nothing are no vectors: the others are one operation, in place', async (t) => {
+  const queue = ring(t)
+  const file = await queue.open(scratch(t), 'w+')
+  const [memory, into] = [queue.alloc(8).fill('abcdefgh'), queue.alloc(8)]
+  const nothing = memory.subarray(4, 4)
+  const list = (from: Buffer): Uint8Array[] => [
+    ...[nothing, from.subarray(0, 3), nothing, new Uint8Array(0)],
+    ...[from.subarray(3), nothing],
+  ]
+  const submitted = await submittedBy(queue, async () => {
+    t.is(await file.writevAt(list(memory), 0), 8)
+    t.is(await file.readvAt(list(into), 0), 8)
+    t.deepEqual(await queue.submit([op.readv(file, list(into), 0)]), [8])
+  })
+  t.is(submitted, 3)
+  t.is(into.toString(), 'abcdefgh')
+  t.is(queue.stats().bouncedBytes, 0)
+  // A constructor stands for one operation, which has its most.
+  const many = Array.from({ length: 1025 }, (_, i) => into.subarray(i % 8, (i % 8) + 1))
+  t.notThrows(() => op.readv(file, many.slice(1), 0))
+  for (const make of [op.readv, op.writev]) {
+    t.throws(() => make(file, many, 0), { code: 'ERR_INVALID_ARG_VALUE' })
+    t.throws(() => make(file, [nothing], 0), { code: 'ERR_INVALID_ARG_VALUE' })
+  }
+})
+
 test('vectored calls that cannot begin say why before anything is staged', async (t) => {
   const queue = ring(t)
   const file = await queue.open(scratch(t, pattern(100)), 'r+')
@@ -431,6 +527,28 @@ test('a nowait read of what is not in memory says EAGAIN, and of what is there b
     t.is(await read(), 4096)
   }
   t.is(target.compare(pattern(MIB), 0, 4096), 0)
+  assertIdle(t, queue)
+})
+
+test('a nowait read in pieces brings the pieces that are in memory', async (t) => {
+  const queue = ring(t)
+  // In the folder of the tests, which is on a disk.
+  const at = path.join(folder(t, process.cwd()), 'file')
+  const content = pattern(2 * MIB)
+  fs.writeFileSync(at, content)
+  const file = await queue.open(at, 'r+')
+  await file.advise('random')
+  const mine = queue.alloc(2 * MIB)
+  for (const list of [
+    Array.from({ length: 2048 }, (_, i) => mine.subarray(i * 1024, (i + 1) * 1024)),
+    [Buffer.alloc(MIB), Buffer.alloc(MIB)],
+  ]) {
+    await file.sync()
+    await file.advise('dontneed')
+    await file.readAt(Buffer.alloc(MIB), 0)
+    t.is(await file.readvAt(list, 0, { nowait: true }), MIB)
+    t.is(Buffer.concat(list).compare(content, 0, MIB, 0, MIB), 0)
+  }
   assertIdle(t, queue)
 })
 

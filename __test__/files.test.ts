@@ -109,6 +109,10 @@ const CALLS: readonly [syscall: string, call: (file: File) => Promise<unknown>][
   ['write', (file) => file.writeAt(Buffer.alloc(10), 0)],
   ['write', (file) => file.writeAt(Buffer.alloc(0), 0)],
   ['write', (file) => file.writeAt(Buffer.alloc(10), 0, { datasync: true })],
+  ['read', (file) => file.readvAt([Buffer.alloc(10)], 0)],
+  ['read', (file) => file.readvAt([], 0)],
+  ['write', (file) => file.writevAt([Buffer.alloc(10)], 0)],
+  ['write', (file) => file.writevAt([], 0)],
   ['fsync', (file) => file.sync()],
   ['fdatasync', (file) => file.datasync()],
   ['ftruncate', (file) => file.truncate(5)],
@@ -221,7 +225,9 @@ test('a call begun while the queue is being closed says that it is closed', asyn
   const closing = queue.close()
   t.is((await rejection(queue.nop())).code, 'ERR_URING_CLOSED')
   t.is((await rejection(queue.open('/etc/passwd'))).code, 'ERR_URING_CLOSED')
-  t.regex(String((await rejection(file.bytesAt(0, 5))).code), /^(ERR_URING_CLOSED|EBADF)$/)
+  for (const [syscall, call] of CALLS) {
+    t.regex(String((await rejection(call(file))).code), /^(ERR_URING_CLOSED|EBADF)$/, syscall)
+  }
   await closing
 })
 
