@@ -139,6 +139,7 @@ test('what is wrong with the limits of an operation throws, and stages nothing',
     [{ timeoutMs: 1.5 }, 'ERR_OUT_OF_RANGE'],
     [{ timeoutMs: Number.NaN }, 'ERR_OUT_OF_RANGE'],
     [{ timeoutMs: Infinity }, 'ERR_OUT_OF_RANGE'],
+    [{ timeoutMs: 2 ** 31 }, 'ERR_OUT_OF_RANGE'],
   ]
   for (const [name, call] of Object.entries(calls)) {
     for (const [limits, code] of bad) {
@@ -288,6 +289,31 @@ test('an abort that is too late changes nothing', async (t) => {
   queue.flush()
   second.abort()
   t.is(await reading, 30)
+  assertIdle(t, queue)
+})
+
+test('a signal that has watched over what is done watches over what comes later', async (t) => {
+  const queue = ring(t)
+  const controller = new AbortController()
+  const { signal } = controller
+  for (let i = 0; i < 3; i++) await queue.nop({ signal })
+  t.is(getEventListeners(signal, 'abort').length, 0)
+  const late = rejection(queue.sleep(600_000, { signal }))
+  t.is(getEventListeners(signal, 'abort').length, 1)
+  controller.abort()
+  t.is((await late).code, 'ABORT_ERR')
+  assertIdle(t, queue)
+})
+
+test('an operation says what ended it, whatever ended the one before it in its record', async (t) => {
+  const queue = ring(t)
+  for (let i = 0; i < 3; i++) {
+    t.is((await rejection(queue.sleep(600_000, { timeoutMs: 5 }))).code, 'ERR_URING_TIMEOUT')
+    const controller = new AbortController()
+    const sleep = rejection(queue.sleep(600_000, { signal: controller.signal }))
+    controller.abort('why')
+    t.like(await sleep, { code: 'ABORT_ERR', cause: 'why' } as never)
+  }
   assertIdle(t, queue)
 })
 

@@ -4,7 +4,14 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { type File, type OpenOptions, op, type QueueOptions, type Resolve } from 'node-uring'
+import {
+  type BatchOperation,
+  type File,
+  type OpenOptions,
+  op,
+  type QueueOptions,
+  type Resolve,
+} from 'node-uring'
 import { assertIdle, type Caught, rejection, ring, thrown, told } from './helpers/ring.js'
 import { folder } from './helpers/scratch.js'
 import test from './helpers/test.js'
@@ -240,6 +247,37 @@ test('an operation that the kernel lacks says so, and which kernel has it', asyn
     const error = thrown(call)
     t.is(error.code, 'ERR_URING_UNSUPPORTED')
     t.true(error.message.includes(needs), error.message)
+  }
+  assertIdle(t, queue)
+})
+
+test('each operation that a kernel may lack says which kernel brought it', async (t) => {
+  const buffer = Buffer.alloc(1)
+  const since: readonly [name: string, kernel: string, make: (file: File) => BatchOperation][] = [
+    ['fallocate', '5.6', (file) => op.allocate(file, 0, 1)],
+    ['fadvise', '5.6', (file) => op.advise(file, 'normal')],
+    ['sync_file_range', '5.2', (file) => op.syncRange(file)],
+    ['splice', '5.7', (file) => op.splice(file, file, 1)],
+    ['poll_add', '5.1', (file) => op.poll(file, 1)],
+    ['send', '5.6', (file) => op.send(file, buffer)],
+    ['recv', '5.6', (file) => op.recv(file, buffer)],
+    ['msg_ring', '5.18', () => op.post(0, 0)],
+    ['ftruncate', '6.9', (file) => op.truncate(file)],
+    ['renameat', '5.11', () => op.rename('x', 'y')],
+    ['unlinkat', '5.11', () => op.unlink('x')],
+    ['unlinkat', '5.11', () => op.rmdir('x')],
+    ['linkat', '5.15', () => op.link('x', 'y')],
+    ['symlinkat', '5.15', () => op.symlink('x', 'y')],
+    ['mkdirat', '5.15', () => op.mkdir('x')],
+    ['statx', '5.6', () => op.stat('x') as unknown as BatchOperation],
+  ]
+  const queue = ring(t, { without: since.map(([name]) => name) as never })
+  const file = await queue.open(path.join(folder(t), 'file'), 'w')
+  for (const [name, kernel, make] of since) {
+    const { code, message } = thrown(() => queue.submit([make(file)]))
+    t.is(code, 'ERR_URING_UNSUPPORTED')
+    const [words, needs] = [`The operation ${name} `, `io_uring of Linux ${kernel}`]
+    t.true(message.includes(words) && message.includes(needs), message)
   }
   assertIdle(t, queue)
 })
