@@ -92,6 +92,12 @@ test('where node:fs truncates, it truncates no file that was opened for reading'
   )
   t.deepEqual(fs.readFileSync(at), pattern(10))
   const appending = await queue.open(at, 'a')
+  for (const length of [2 ** 53 - 1, 2n ** 53n, 2n ** 63n - 1n]) {
+    t.like(await rejection(appending.truncate(length)), {
+      message: 'EFBIG: file too large, ftruncate',
+      path: at,
+    })
+  }
   await appending.truncate(4)
   t.is(fs.statSync(at).size, 4)
   assertIdle(t, queue)

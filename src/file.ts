@@ -63,7 +63,7 @@ import { checkFunction, checkLength, checkPosition } from './validate.js'
 import { checkBuffers, vectored } from './vectors.js'
 import { checkMany, type ManyLengths, type Positions } from './volume.js'
 
-const { EINVAL } = ERRNO
+const { EFBIG, EINVAL } = ERRNO
 
 /** Options of {@link File.readMany} and {@link File.writeMany}. */
 export interface ManyOptions extends LimitOptions {
@@ -370,14 +370,18 @@ export class File {
     if (operations.ended !== undefined) return rejected(operations.ended())
     const over = overBefore(limits, OP_FTRUNCATE)
     if (over !== undefined) return rejected(over)
+    const refused = (errno: number): Promise<never> =>
+      rejected(systemError(errno, 'ftruncate', { file: state.path }))
     // A descriptor of its own would have a right that this one has not.
-    if (!mayWrite(operations.backend.descriptorFlags(state.fd))) {
-      return rejected(systemError(-EINVAL, 'ftruncate', { file: state.path }))
-    }
+    if (!mayWrite(operations.backend.descriptorFlags(state.fd))) return refused(-EINVAL)
+    // node:fs has no number for it.
+    if (length > Number.MAX_SAFE_INTEGER) return refused(-EFBIG)
     // It cannot be cancelled: it settles with its true result.
     const { O_WRONLY } = constants
     return operations.outside(state, OP_FTRUNCATE, () =>
-      onOwnDescriptor(state.fd, O_WRONLY, (fd) => promisify(ftruncate)(fd, Number(length))),
+      onOwnDescriptor(state.fd, O_WRONLY, (fd) =>
+        promisify(ftruncate)(fd, Number(length)).catch(({ errno }) => refused(errno)),
+      ),
     )
   }
 
