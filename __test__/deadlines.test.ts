@@ -117,6 +117,30 @@ test('deadlines in any order: none is lost, none comes before its time, and what
   assertIdle(t, queue)
 })
 
+test('the earliest deadline is kept, wherever it was among others when one was over', async (t) => {
+  const queue = ring(t)
+  const times = [40, 600_000, 600_001, 600_002, 600_003, 600_004, 600_005]
+  for (let first = 0; first < times.length; first++) {
+    for (const order of [times, [...times].reverse()]) {
+      const controller = new AbortController()
+      const { signal } = controller
+      // Earlier than all others, and over before its time.
+      const over = queue.nop({ timeoutMs: 30 })
+      const all = [...order.slice(first), ...order.slice(0, first)].map((timeoutMs) => {
+        const sleep = rejection(queue.sleep(700_000, { timeoutMs, signal }))
+        return { timeoutMs, sleep }
+      })
+      await over.catch(() => {})
+      const earliest = all.find(({ timeoutMs }) => timeoutMs === 40)
+      t.is((await earliest?.sleep)?.code, 'ERR_URING_TIMEOUT')
+      controller.abort()
+      const others = all.filter((one) => one !== earliest)
+      for (const { sleep } of others) t.is((await sleep).code, 'ABORT_ERR')
+    }
+  }
+  assertIdle(t, queue)
+})
+
 test('50,000 deadlines, each earlier than the one before, take no longer than others', async (t) => {
   t.timeout(60_000)
   const queue = ring(t)

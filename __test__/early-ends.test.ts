@@ -170,6 +170,20 @@ test('a truncate by node:fs that comes late does not hit a file that has the num
   return assertEnded(t, ended, { stdout: 'true 1000 10\n' })
 })
 
+test('a truncate by node:fs of a FIFO that nobody reads waits for no reader', async (t) => {
+  t.timeout(60_000)
+  const program = `
+    import { Queue } from 'node-uring'
+    const [name] = process.argv.slice(1)
+    const queue = new Queue({ without: ['ftruncate'] })
+    const [reader, writer] = await Promise.all([queue.open(name, 'r'), queue.open(name, 'w')])
+    await reader.close()
+    console.log(await writer.truncate(0).catch(({ message }) => message))
+    await queue.close()`
+  const ended = await runChild(program, { args: [fifo(t)], timeoutMs: 30_000 })
+  assertEnded(t, ended, { stdout: 'EINVAL: invalid argument, ftruncate\n' })
+})
+
 for (const ends of ['signal', 'timeoutMs'] as const) {
   test(`a hard chain ends by its ${ends}, also what starts only when the first is cancelled`, async (t) => {
     const queue = ring(t)

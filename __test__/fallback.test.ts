@@ -6,6 +6,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { setImmediate, setTimeout } from 'node:timers/promises'
 import fc from 'fast-check'
+import { op } from 'node-uring'
 import { errnoOf, packStatx } from '../src/fallback/statx.ts'
 import { Stats } from '../src/stats.ts'
 import { assertEnded, childJson, runChild } from './helpers/child.js'
@@ -172,6 +173,41 @@ test('writes past 2^53, which node:fs cannot name, reject with EFBIG and write n
   }
   t.is(fs.readFileSync(name, 'latin1'), 'kept')
   t.is(await file.readAt(Buffer.alloc(4), 2n ** 60n), 0, 'reads can')
+})
+
+test('what node:fs has no flag for is refused by its name, and not left out', async (t) => {
+  const queue = ring(t, options)
+  const name = scratch(t, Buffer.from('kept'))
+  const [file, log] = [await queue.open(name, 'r+'), await queue.open(name, 'a')]
+  const some = Buffer.from('lost')
+  const calls: Record<string, (() => unknown)[]> = {
+    nowait: [
+      () => file.readAt(some, 0, { nowait: true }),
+      () => file.readAt(Buffer.alloc(0), 0, { nowait: true }),
+      () => file.readvAt([some], 0, { nowait: true }),
+      () => queue.submit([op.read(file, some, 0, { nowait: true })]),
+    ],
+    dontcache: [
+      () => file.readvAt([some], 0, { dontcache: true }),
+      () => file.writevAt([some], 0, { dontcache: true }),
+    ],
+    dsync: [
+      () => file.writeAt(some, 0, { dsync: true }),
+      () => file.writevAt([some], 0, { dsync: true }),
+      () => log.append(some, { dsync: true }),
+      () => queue.submit([op.write(file, some, 0, { dsync: true })]),
+    ],
+    'append() on a file that is not open for it': [() => file.append(some)],
+  }
+  for (const [feature, wrong] of Object.entries(calls)) {
+    for (const call of wrong) {
+      const { code, message } = thrown(call, String(call))
+      t.is(code, 'ERR_URING_UNSUPPORTED')
+      t.is(message, `${feature} is not supported here: it needs io_uring`)
+    }
+  }
+  t.is(fs.readFileSync(name, 'latin1'), 'kept')
+  assertIdle(t, queue)
 })
 
 test('a file that is only written is not read through its descriptor, nor the other way round', async (t) => {

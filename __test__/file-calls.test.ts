@@ -590,6 +590,8 @@ test('each operation that moves nothing has its error named as its system call',
     [() => file.writevAt([Buffer.alloc(1)], 0), 'write'],
     [() => file.send(Buffer.alloc(1)), 'send'],
     [() => file.recv(Buffer.alloc(1)), 'recv'],
+    [() => file.send(Buffer.alloc(0)), 'send'],
+    [() => file.recv(Buffer.alloc(0)), 'recv'],
   ] as const) {
     t.is((await rejection(call())).message, `EBADF: bad file descriptor, ${syscall}`)
   }

@@ -100,6 +100,10 @@ test('where node:fs truncates, it truncates no file that was opened for reading'
   }
   await appending.truncate(4)
   t.is(fs.statSync(at).size, 4)
+  const descriptors = fs.readdirSync('/proc/self/fd').filter((fd) => {
+    return inodeOf(Number(fd)) === fs.statSync(at).ino
+  })
+  t.is(descriptors.length, 2, 'those of its own are closed')
   assertIdle(t, queue)
 })
 

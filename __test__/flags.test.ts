@@ -4,7 +4,16 @@ import path from 'node:path'
 import { pathToFileURL } from 'node:url'
 import test from 'ava'
 import fc from 'fast-check'
-import { isAppend, isDirect, parseFlags, parseMode, parsePath } from '../src/flags.ts'
+import {
+  isAppend,
+  isDirect,
+  isDsync,
+  mayRead,
+  mayWrite,
+  parseFlags,
+  parseMode,
+  parsePath,
+} from '../src/flags.ts'
 
 const { O_APPEND, O_DIRECT, O_DIRECTORY, O_RDONLY, O_RDWR, O_WRONLY } = fs.constants
 const O_CLOEXEC = 0o2000000
@@ -112,6 +121,17 @@ test('direct adds O_DIRECT, and is seen in a number too', (t) => {
   t.true(isDirect(parseFlags('r', true)))
   t.true(isDirect(parseFlags(O_WRONLY | O_DIRECT)))
   t.false(isDirect(parseFlags('r+')))
+})
+
+test('what may be read, what may be written, and what is synced is told by the flags', (t) => {
+  const { O_DSYNC, O_SYNC } = fs.constants
+  const told = (flags: number): boolean[] => [mayRead(flags), mayWrite(flags), isDsync(flags)]
+  t.deepEqual(told(O_RDONLY), [true, false, false])
+  t.deepEqual(told(O_WRONLY | O_APPEND), [false, true, false])
+  t.deepEqual(told(O_RDWR | O_DSYNC), [true, true, true])
+  t.deepEqual(told(O_RDWR | O_SYNC), [true, true, true], 'each is more than the other')
+  // Linux opens such a file for ioctl(2) alone.
+  t.deepEqual(told(O_WRONLY | O_RDWR), [false, false, false])
 })
 
 test('exactly the flag strings with an a append', (t) => {

@@ -339,6 +339,17 @@ for (const [what, gone] of Object.entries(GONE)) {
   })
 }
 
+test('the memory of many reads or writes is named by what it is', async (t) => {
+  const file = await ring(t).open(scratch(t, Buffer.of()), 'r+')
+  for (const bad of NOT_VIEWS) {
+    const reads = thrown(() => file.readMany(Float64Array.of(0), 1, bad as never))
+    const writes = thrown(() => file.writeMany(Float64Array.of(0), 1, bad as never))
+    t.deepEqual([reads.code, writes.code], [TYPE, TYPE])
+    t.regex(reads.message, /"target"/)
+    t.regex(writes.message, /"source"/)
+  }
+})
+
 test('whoever asks for an fdatasync where there is none is told', async (t) => {
   const queue = ring(t)
   const file = await queue.open(scratch(t, Buffer.of()), 'r+')

@@ -230,7 +230,7 @@ test('where node:fs opens files, where a path begins and what it may not do are 
 })
 
 test('an operation that the kernel lacks says so, and which kernel has it', async (t) => {
-  const without = ['fallocate', 'mkdirat', 'poll_add'] as const
+  const without = ['fallocate', 'mkdirat', 'poll_add', 'send', 'recv'] as const
   const queue = ring(t, { without })
   const { operations } = queue.capabilities
   for (const name of without) t.false(operations[name])
@@ -239,6 +239,8 @@ test('an operation that the kernel lacks says so, and which kernel has it', asyn
   const lacking = [
     [() => file.allocate(0, 1), 'Linux 5.6'],
     [() => file.poll(1), 'Linux 5.1'],
+    [() => file.send(Buffer.alloc(1)), 'Linux 5.6'],
+    [() => file.recv(Buffer.alloc(1)), 'Linux 5.6'],
     // What node:fs would do one by one a batch cannot do in its place.
     [() => queue.submit([op.mkdir('x')]), 'Linux 5.15'],
     [() => queue.submit([op.nop(), op.allocate(file, 0, 1)]), 'Linux 5.6'],
