@@ -104,6 +104,12 @@ test('where node:fs truncates, it truncates no file that was opened for reading'
     return inodeOf(Number(fd)) === fs.statSync(at).ino
   })
   t.is(descriptors.length, 2, 'those of its own are closed')
+  t.is((await rejection(appending.truncate(1, { signal: AbortSignal.abort() }))).code, 'ABORT_ERR')
+  const late = await rejection(appending.truncate(1, { timeoutMs: 0 }))
+  t.is(late.message, 'The ftruncate was not done within 0 ms')
+  await appending.close()
+  t.like(await rejection(appending.truncate(1)), { code: 'EBADF', path: at })
+  t.is(fs.statSync(at).size, 4)
   assertIdle(t, queue)
 })
 
