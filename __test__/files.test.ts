@@ -247,6 +247,20 @@ test('a call begun while the queue is being closed says that it is closed', asyn
   await closing
 })
 
+test('a call of a file whose queue waits for others before it closes says that it is closed', async (t) => {
+  for (const options of [{}, { without: ['ftruncate'] }] as const) {
+    const queue = ring(t, options)
+    const file = await queue.open(scratch(t), 'w+')
+    const sleeping = queue.sleep(50)
+    const closing = queue.close()
+    for (const [syscall, call] of CALLS) {
+      t.is((await rejection(call(file))).code, 'ERR_URING_CLOSED', `${syscall}: ${call}`)
+    }
+    await sleeping
+    await closing
+  }
+})
+
 // ---- adopting -----------------------------------------------------------------------------------
 
 test('an adopted descriptor is read, tells its number, and is closed by its file', async (t) => {
