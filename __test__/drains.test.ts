@@ -346,6 +346,36 @@ test('a call of many parts that waits for a drain ends by its signal, its time a
   assertIdle(t, queue)
 })
 
+test('memory of a call of many parts that waits, for a drain or to know its file, is not freed', async (t) => {
+  t.timeout(60_000)
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const byte = Buffer.alloc(1)
+  const log = await queue.open(scratch(t), 'w')
+  const both = [op.read(stream, byte, 0), op.write(log, byte, 0)]
+  const drains = [
+    () => queue.submit(both, { link: 'soft', drain: true }),
+    () => queue.submit([op.read(stream, byte, 0)], { drain: true }),
+    undefined,
+  ]
+  const positions = Float64Array.from({ length: 512 }, (_, index) => index * 4096)
+  for (const drain of drains) {
+    const file = await queue.open(scratch(t), 'w+')
+    for (const isKnown of [false, true]) {
+      const memory = queue.alloc(512 * 4096).fill(7)
+      const drained = drain?.()
+      const write = file.writeMany(positions, 4096, memory, { onProgress: () => {} })
+      t.throws(() => queue.free(memory), { code: 'ERR_URING_IN_FLIGHT' }, `${drain}, ${isKnown}`)
+      if (drain !== undefined) fs.writeSync(stream.fd, 'x')
+      t.true((await write).every((count) => count === 4096))
+      await drained
+      queue.free(memory)
+    }
+    await file.close()
+  }
+  assertIdle(t, queue)
+})
+
 test('what drains keeps its place among those that wait for memory to be copied through', async (t) => {
   const queue = ring(t, { bounceBytes: 2 * MIB })
   const at = scratch(t, Buffer.from('aaaa'))

@@ -58,8 +58,9 @@ export interface ManyTransfer {
   readonly whole?: Operation
 }
 
-/** What of it all parts have. */
-type Whole = Pick<ManyTransfer, 'opcode' | 'limits' | 'whole'> & { readonly file?: FileState }
+/** What of it all parts have; nops have no file and no memory. */
+type Whole = Pick<ManyTransfer, 'opcode' | 'limits' | 'whole'> &
+  Partial<Pick<ManyTransfer, 'file' | 'view'>>
 
 /**
  * Checks positions and lengths against each other and the memory, and copies them: what a caller does
@@ -298,12 +299,14 @@ export class Volume {
    * for the `whole` that these are in; and all of them for a drain.
    */
   async #whole<T>(
-    { file, opcode, limits, whole: outer }: Whole,
+    { file, opcode, view, limits, whole: outer }: Whole,
     run: (check: Check, whole: Operation) => Promise<T>,
   ): Promise<T> {
     const operations = this.#operations
     const held = operations.hold(file)
     const { number } = held
+    // Not all of it is with the engine at once.
+    if (view !== undefined) held.buffers = [view]
     const turn = outer === undefined && operations.waiting.turnOf(held, opcode, limits)
     const check: Check = (bytesWritten) =>
       held.number === number ? undefined : rejected(operations.cutOff(bytesWritten))
