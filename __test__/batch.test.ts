@@ -200,6 +200,7 @@ test('what is wrong with the arguments throws before anything is staged', async 
     [VALUE, submit([nop], { link: 'weak' })],
     [VALUE, submit([nop], { link: null })],
     [VALUE, submit([nop], { link: true })],
+    [VALUE, submit([nop], { linked: 'soft' })],
     [TYPE, submit([nop], { drain: 1 })],
     [TYPE, submit([nop], { throwOnError: 'yes' })],
     [TYPE, submit([nop], { signal: {} })],

@@ -37,7 +37,7 @@ import type { Operations } from './operations.js'
 import type { Unfinished } from './order.js'
 import { problemOfPaths } from './refusals.js'
 import { KIND_CALL, KIND_TRANSFER, type Operation } from './slots.js'
-import { checkBoolean, checkOptions } from './validate.js'
+import { checkBoolean, checkNames, checkOptions } from './validate.js'
 
 const { ECANCELED } = ERRNO
 /**
@@ -67,6 +67,14 @@ export interface SubmitOptions extends LimitOptions {
   throwOnError?: boolean | undefined
 }
 
+/** All of them: a chain whose `link` has another name would be none. */
+const NAMES = Object.keys({
+  link: 0,
+  drain: 0,
+  signal: 0,
+  timeoutMs: 0,
+  throwOnError: 0,
+} satisfies Record<keyof SubmitOptions, 0>)
 const LINKS = new Map([
   ['none', 0],
   ['soft', FLAG_LINK],
@@ -84,6 +92,7 @@ export function submit(
 ): Promise<BatchResult<Result>[]> {
   if (!Array.isArray(list)) throw invalidArgType('operations', 'an instance of Array', list)
   checkOptions(options)
+  checkNames(options, NAMES)
   const { link = 'none', drain = false, throwOnError = false } = options
   const linkFlag = LINKS.get(link)
   if (linkFlag === undefined) {
