@@ -163,29 +163,16 @@ loopTest('appends to a file opened with O_DSYNC that say ENOSPC are there once',
   assertIdle(t, queue)
 })
 
-loopTest('no sync succeeds after a write that syncs was told of what others lost', async (t) => {
-  const { log, fill, makeRoom } = fullStore(t)
-  fs.writeFileSync(log, Buffer.alloc(4096, '.'))
-  const queue = ring(t)
-  const file = await queue.open(log, fs.constants.O_RDWR | fs.constants.O_DSYNC)
-  await file.datasync()
-  fill()
-  lose(log)
-  makeRoom()
-  const error = await rejection(file.writeAt(Buffer.alloc(100, 'B'), 0))
-  for (const sync of [file.datasync(), file.sync(), queue.commit(file)]) {
-    t.is((await rejection(sync)).code, error.code)
-  }
-  assertIdle(t, queue)
-})
-
-loopTest(
-  'no sync succeeds after a write was told of what others lost, where all is mounted to be synced',
-  async (t) => {
-    const { log, fill, makeRoom } = fullStore(t, 'errors=continue,sync')
+const SYNCING = [
+  ['a write that syncs', undefined, fs.constants.O_DSYNC],
+  ['a write where all is mounted to be synced', 'errors=continue,sync', 0],
+] as const
+for (const [what, options, flag] of SYNCING) {
+  loopTest(`no sync succeeds after ${what} was told of what others lost`, async (t) => {
+    const { log, fill, makeRoom } = fullStore(t, options)
     fs.writeFileSync(log, Buffer.alloc(4096, '.'))
     const queue = ring(t)
-    const file = await queue.open(log, 'r+')
+    const file = await queue.open(log, fs.constants.O_RDWR | flag)
     await file.datasync()
     fill()
     lose(log)
@@ -195,8 +182,8 @@ loopTest(
       t.is((await rejection(sync)).code, error.code)
     }
     assertIdle(t, queue)
-  },
-)
+  })
+}
 
 /** Writes to a file system that is frozen meanwhile, and says what came of it. */
 const FROZEN = `
