@@ -109,7 +109,7 @@ needs(test, FUSE)(
     const at = folder(t)
     for (const name of ['dsync', 'O_DSYNC', 'hard']) {
       // Of the two syncs, ours and the write's, the first fails.
-      const fault = { content: Buffer.from('xxxx'), syncMs: 300, syncErrnos: [5] }
+      const fault = { content: Buffer.from('xxxx'), syncMs: 1000, syncErrnos: [5] }
       const broken = await fuse(t, 'async', { [name]: fault })
       const all = name === 'O_DSYNC' ? fs.constants.O_RDWR | fs.constants.O_DSYNC : 'r+'
       const file = await queue.open(broken.at(name), all)
