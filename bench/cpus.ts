@@ -3,11 +3,15 @@
  * up to a sixth more CPU time for each read: beside a side that happens to be there nothing is compared.
  */
 import { execFileSync } from 'node:child_process'
-import { isInstalled } from './scratch.js'
 
-/** Whether sides can be moved; where not, the scheduler decides. */
+/** Whether sides can be moved: there is taskset(1), and it may. Where not, the scheduler decides. */
 export function canMove(): boolean {
-  return isInstalled('taskset')
+  try {
+    moveTo(ownCpus().join(), [process.pid])
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** The CPUs that the main thread may run on, as `taskset` takes them. */
@@ -27,5 +31,5 @@ export function moveTo(cpus: string, processes: readonly number[]): void {
 }
 
 function taskset(...args: string[]): string {
-  return execFileSync('taskset', args, { encoding: 'utf8' })
+  return execFileSync('taskset', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
 }
