@@ -519,12 +519,11 @@ export class Operations {
   /** Whether an operation uses this buffer, or will; where the engine knows of what is staged, any other. */
   #uses(buffer: ArrayBufferLike, engineKnows: boolean): boolean {
     const { slots, feeding } = this
-    const isIdle = slots.waiting === 0 && feeding.size === 0 && !slots.hasShares
-    if (engineKnows && isIdle) return false
     const isOfIt = (view: ArrayBufferView) => view.buffer === buffer
-    for (const { view, buffers, batch, index } of slots.all()) {
+    if (slots.someShared(isOfIt)) return true
+    if (engineKnows && slots.waiting === 0 && feeding.size === 0) return false
+    for (const { view, batch, index } of slots.all()) {
       if (view !== undefined && isOfIt(view)) return true
-      if (buffers?.some(isOfIt)) return true
       if (batch?.made(index)?.buffers?.some(isOfIt)) return true
     }
     return [...feeding].some((batch) => batch.willUse(isOfIt))

@@ -247,9 +247,10 @@ export class Slots {
     return op
   }
 
-  /** Whether there are any of those. */
-  get hasShares(): boolean {
-    return this.#shares.size > 0
+  /** Whether what stands for several operations has such memory for them. */
+  someShared(isIt: (buffer: ArrayBufferView) => boolean): boolean {
+    for (const { buffers } of this.#shares) if (buffers?.some(isIt)) return true
+    return false
   }
 
   /** Gives a record and all it refers to back. It keeps its slot, for the next to take. */
