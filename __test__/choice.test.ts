@@ -144,6 +144,26 @@ for (const options of [{}, { reap: 'thread' }, { iopoll: true }, { sqpoll: {} }]
   })
 }
 
+needs(test, { root: true, commands: ['prlimit'] })(
+  'a queue is not slow for life because threads are short for a moment',
+  async (t) => {
+    const program = `
+      import { execFileSync } from 'node:child_process'
+      import { Queue } from 'node-uring'
+      await new Queue().close()
+      // Root may have as many as it likes.
+      process.setgid(65534)
+      process.setuid(65534)
+      execFileSync('prlimit', ['--pid', String(process.pid), '--nproc=1:1'])
+      const made = (options) => {
+        try { return new Queue(options).backend } catch ({ code, reason }) { return [code, reason?.code] }
+      }
+      console.log(JSON.stringify([made({ reap: 'thread' }), made({ sqpoll: {} }), made({})]))`
+    const refused = ['ERR_URING_UNAVAILABLE', 'EAGAIN']
+    t.deepEqual(await childJson<unknown>(program), [refused, refused, 'io_uring'])
+  },
+)
+
 injectable(
   'an engine that fails in mid-life fails its queue, which does not change over',
   async (t) => {

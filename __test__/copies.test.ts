@@ -203,18 +203,26 @@ test('an end by asyncDispose waits for copies between regular files, and ends ot
   for (const disposed of ['queue', 'from', 'to'] as const) {
     // By splice, and by reading and writing; the delay has it end between any two steps.
     for (const length of [256 * KIB, 10 * KIB]) {
-      for (const waitMs of [5, 30, 50]) {
+      for (const [waitMs, limits] of [
+        [5, undefined],
+        [30, undefined],
+        [50, undefined],
+        [0, { timeoutMs: 60_000 }],
+        [0, { signal: new AbortController().signal }],
+      ] as const) {
         const queue = ring(t, { flushDelayUs: 20_000 })
         const [content, at] = [pattern(256 * KIB), scratch(t, Buffer.of())]
         const from = await queue.open(scratch(t, content))
         const to = await queue.open(at, 'r+')
-        // It is known then what they are, and the first step is one of the copy.
-        await from.copyTo(to)
-        await to.truncate()
-        const copy = from.copyTo(to, { length })
-        await new Promise((resolve) => setTimeout(resolve, waitMs))
+        if (limits === undefined) {
+          // It is known then what they are, and the first step is one of the copy.
+          await from.copyTo(to)
+          await to.truncate()
+        }
+        const copy = from.copyTo(to, { length, ...limits })
+        if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs))
         await { queue, from, to }[disposed][Symbol.asyncDispose]()
-        t.is(await copy, length, `${disposed} after ${waitMs} ms`)
+        t.is(await copy, length, `${disposed} after ${waitMs} ms, ${Object.keys({ ...limits })}`)
         t.is(fs.readFileSync(at).compare(content.subarray(0, length)), 0)
         await queue.close()
       }

@@ -1,9 +1,10 @@
 // Drains: what starts when all before it is complete, and what waits for it; also where a part of one of them
 // is still to be staged: the rest of a chain, the next piece of a long transfer.
 
+import { tracingChannel } from 'node:diagnostics_channel'
 import fs from 'node:fs'
 import { setTimeout as after } from 'node:timers/promises'
-import { type BatchOperation, type File, op, type Queue } from 'node-uring'
+import { type BatchOperation, type File, type OperationMessage, op, type Queue } from 'node-uring'
 import { FUSE, fuse } from './helpers/fuse.js'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, ring } from './helpers/ring.js'
@@ -373,6 +374,72 @@ test('memory of a call of many parts that waits, for a drain or to know its file
     }
     await file.close()
   }
+  assertIdle(t, queue)
+})
+
+test('memory that goes elsewhere while a call waits for a drain is not taken for empty, nor for another’s', async (t) => {
+  const queue = ring(t)
+  const stream = await queue.open(fifo(t), 'r+')
+  const log = await queue.open(scratch(t), 'w')
+  const at = scratch(t, Buffer.alloc(8192, 'z'))
+  const file = await queue.open(at, 'r+')
+  const byte = Buffer.alloc(1)
+  const both = [op.read(stream, byte, 0), op.write(log, byte, 0)]
+  const bytes = () => new Uint8Array(4096).fill(7)
+  const move = ({ buffer }: Uint8Array) =>
+    structuredClone(buffer, { transfer: [buffer as ArrayBuffer] })
+  const positions = Float64Array.of(0, 2048)
+  for (const gone of [0, 1]) {
+    const two = [bytes(), bytes()] as const
+    const others = [bytes(), bytes()] as const
+    const one = bytes()
+    const drained = queue.submit(both, { link: 'soft', drain: true })
+    const ends = [
+      file.writevAt(two, 0),
+      file.readvAt(others, 0),
+      file.writeMany(positions, 2048, one),
+    ]
+    for (const view of [two[gone], others[gone], one]) move(view as Uint8Array)
+    fs.writeSync(stream.fd, 'x')
+    for (const end of ends)
+      await t.throwsAsync(end, { code: 'ERR_URING_BUFFER_DETACHED' }, `${gone}`)
+    await drained
+    t.true(fs.readFileSync(at).equals(Buffer.alloc(8192, 'z')), 'nothing was written')
+    if (gone === 0) t.deepEqual(others[1], bytes(), 'nothing was read to another place')
+  }
+  assertIdle(t, queue)
+})
+
+test('a call whose signal aborts when its turn has come does not wait to know its file', async (t) => {
+  const queue = ring(t)
+  const [stream, other] = [await queue.open(fifo(t), 'r+'), await queue.open(fifo(t), 'r+')]
+  const log = await queue.open(scratch(t), 'w')
+  const [file, next] = [await queue.open(scratch(t), 'w'), await queue.open(scratch(t), 'w')]
+  const abort = new AbortController()
+  const channels = tracingChannel<unknown, OperationMessage>('node-uring:operation')
+  const isBehind = { error: () => abort.abort() }
+  channels.subscribe(isBehind as never)
+  t.teardown(() => channels.unsubscribe(isBehind as never))
+  const byte = Buffer.alloc(1)
+  const chain = [
+    op.read(stream, byte, 0),
+    op.write(log, byte, 0),
+    op.read(other, Buffer.alloc(1), 0),
+  ]
+  const drained = queue.submit(chain, { link: 'soft', drain: true })
+  const many = file.writeMany(Float64Array.of(0, 1), 1, Buffer.from('xy'), { signal: abort.signal })
+  // It fails in the turn of the event loop in which the one before it has its turn.
+  const moved = new Uint8Array(8)
+  const write = next.writeAt(moved, 0)
+  structuredClone(moved.buffer, { transfer: [moved.buffer] })
+  fs.writeSync(stream.fd, 'x')
+  const ended = many.catch(({ code }: { code: string }) => code)
+  t.is(await Promise.race([ended, after(10_000, 'stands')]), 'ABORT_ERR')
+  await t.throwsAsync(write, { code: 'ERR_URING_BUFFER_DETACHED' })
+  fs.writeSync(other.fd, 'x')
+  await drained
+  // Which waits for the question, that goes on.
+  await file.close()
   assertIdle(t, queue)
 })
 

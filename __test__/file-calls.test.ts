@@ -1,9 +1,17 @@
 // Operations on open files beside reads, writes and syncs, and vectored ones: what each does to the
 // file, that each can be cancelled, and the flags of preadv2(2).
 
+import { tracingChannel } from 'node:diagnostics_channel'
 import fs from 'node:fs'
 import path from 'node:path'
-import { type BatchOperation, type File, op, POLL, type Queue } from 'node-uring'
+import {
+  type BatchOperation,
+  type File,
+  type OperationMessage,
+  op,
+  POLL,
+  type Queue,
+} from 'node-uring'
 import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, rejection, ring, submittedBy, thrown } from './helpers/ring.js'
 import { fifo, folder, scratch, takenOut } from './helpers/scratch.js'
@@ -530,6 +538,31 @@ test('a nowait read of what is not in memory says EAGAIN, and of what is there b
   assertIdle(t, queue)
 })
 
+test('what a vectored read of a FIFO has read is not lost to a limit that comes behind it', async (t) => {
+  const queue = ring(t)
+  const abort = new AbortController()
+  const channels = tracingChannel<unknown, OperationMessage>('node-uring:operation')
+  // It asks what kind of file that was, which nobody knows yet.
+  const isAsked = {
+    start({ operation }: OperationMessage) {
+      if (operation === 'fstat') abort.abort()
+    },
+  }
+  channels.subscribe(isAsked as never)
+  t.teardown(() => channels.unsubscribe(isAsked as never))
+  const limits = [{ signal: abort.signal }, { signal: AbortSignal.timeout(60_000) }]
+  for (const [index, limit] of limits.entries()) {
+    const stream = await queue.open(fifo(t), 'r+')
+    const two = [queue.alloc(8), queue.alloc(8)]
+    const read = stream.readvAt(two, 0, limit)
+    fs.writeSync(stream.fd, 'hello')
+    t.is(await read, 5)
+    t.is(two[0]?.toString('latin1', 0, 5), 'hello')
+    t.is(abort.signal.aborted, true, `${index}`)
+  }
+  assertIdle(t, queue)
+})
+
 test('a nowait read in pieces brings the pieces that are in memory', async (t) => {
   const queue = ring(t)
   // In the folder of the tests, which is on a disk.
@@ -546,8 +579,10 @@ test('a nowait read in pieces brings the pieces that are in memory', async (t) =
     await file.sync()
     await file.advise('dontneed')
     await file.readAt(Buffer.alloc(MIB), 0)
-    t.is(await file.readvAt(list, 0, { nowait: true }), MIB)
-    t.is(Buffer.concat(list).compare(content, 0, MIB, 0, MIB), 0)
+    const count = await file.readvAt(list, 0, { nowait: true })
+    // The kernel may have brought more meanwhile: it reads ahead for what finds nothing.
+    t.true(count >= MIB, `${count}`)
+    t.is(Buffer.concat(list).compare(content, 0, count, 0, count), 0)
   }
   assertIdle(t, queue)
 })

@@ -105,18 +105,21 @@ export async function compete(
   }
   // Round 0 is a last warm-up, in company.
   const rounds = wholeTurns(settings.rounds, cpus.length)
-  for (let round = 0; round <= rounds; round++) {
-    const cpu = cpus[round % cpus.length]
-    if (cpu !== undefined) moveTo(cpu, processes)
-    for (const [key, side] of sides) {
-      progress.show(`${contest.name}: round ${round} of ${rounds}, ${side.name}`)
-      const measured = taken.get(key) as Measured
-      contest.before?.()
-      const cost = await side.run(measured.operations)
-      if (round > 0) measured.rounds.push(cost)
+  try {
+    for (let round = 0; round <= rounds; round++) {
+      const cpu = cpus[round % cpus.length]
+      if (cpu !== undefined) moveTo(cpu, processes)
+      for (const [key, side] of sides) {
+        progress.show(`${contest.name}: round ${round} of ${rounds}, ${side.name}`)
+        const measured = taken.get(key) as Measured
+        contest.before?.()
+        const cost = await side.run(measured.operations)
+        if (round > 0) measured.rounds.push(cost)
+      }
     }
+  } finally {
+    if (cpus.length > 0) moveTo(cpus.join(), [process.pid])
   }
-  if (cpus.length > 0) moveTo(cpus.join(), processes)
   return { measured: [...taken.values()], findings: contest.rows.map((row) => compare(row, taken)) }
 }
 

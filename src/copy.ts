@@ -81,7 +81,7 @@ class Copy {
   async run(): Promise<number> {
     try {
       for (const file of [this.#from, this.#to]) {
-        if (file.fills === undefined) await file.learn(OP_SPLICE, this.#limits)
+        if (file.fills === undefined) await file.learn(OP_SPLICE, this.#limits, this.#whole)
         this.#check()
         // Without it nobody knows whether it has positions.
         if (file.fills === undefined) throw systemError(-EIO, 'fstat', { file: file.path })

@@ -116,12 +116,13 @@ export class FileState {
   }
 
   /**
-   * Finds out what kind of file this is, once, for an operation under limits. One that cannot say is read like
-   * a stream.
+   * Finds out what kind of file this is, once, for an operation under limits, or for `whole`, which it is a step
+   * of. One that cannot say is read like a stream.
    */
-  learn(opcode: number, limits: Limits | undefined): Promise<void> {
+  learn(opcode: number, limits: Limits | undefined, whole?: Operation): Promise<void> {
     const learned = this.#learn()
-    return limits === undefined ? learned : this.operations.waitFor(learned, opcode, this, limits)
+    if (limits === undefined) return learned
+    return this.operations.waitFor(learned, opcode, this, limits, whole)
   }
 
   #learn(): Promise<void> {

@@ -248,10 +248,23 @@ export class Operations {
     return [op, new Promise<T>(keepResolve)]
   }
 
-  /** Waits for what others may wait for as well, for as long as `limits` allow. It does not reject by itself. */
-  waitFor(others: Promise<void>, opcode: number, file: FileState, limits: Limits): Promise<void> {
+  /**
+   * Waits for what others may wait for as well, for as long as `limits` allow, and `whole` is not cancelled. It
+   * does not reject by itself.
+   */
+  waitFor(
+    others: Promise<void>,
+    opcode: number,
+    file: FileState,
+    limits: Limits,
+    whole: Operation | undefined,
+  ): Promise<void> {
+    const over = overBefore(limits, opcode, isOutgoing(opcode) ? 0 : undefined)
+    if (over !== undefined) return rejected(over)
     const [share, promise] = this.share(opcode, file, limits)
     const { number } = share
+    share.whole = whole
+    if (whole !== undefined) whole.step = share
     void others.then(() => {
       if (share.number === number) this.settle(share, undefined)
     })
@@ -317,6 +330,11 @@ export class Operations {
       this.finish(op, -ECANCELED)
       return OVER
     }
+    if (op.kind === KIND_TURN) {
+      this.waiting.order.add(op.partOf as Operation, false)
+      this.settle(op, undefined)
+      return OVER
+    }
     if (op.slot < 0 && !this.slots.assign(op)) return WAITS_FOR_SLOT
     if (op.datasync && op.companion === undefined && !this.transfers.attachCompanion(op)) {
       return WAITS_FOR_SLOT
@@ -328,10 +346,6 @@ export class Operations {
       return this.transfers.startPiece(op)
     } else if (op.kind === KIND_MANY) {
       return startMany(this, op)
-    } else if (op.kind === KIND_TURN) {
-      this.waiting.order.add(op.partOf as Operation, false)
-      this.settle(op, undefined)
-      return OVER
     } else {
       refusal = this.stageCall(op)
     }

@@ -51,6 +51,11 @@ const UNAVAILABLE: Readonly<Record<string, readonly [message: string, help: stri
     'See `ulimit -n`; raise it, or close some.',
   ],
   ENFILE: ['The system has too many open files; a ring is one.', 'See `sysctl fs.file-max`.'],
+  // clone(2), of the thread of `reap: 'thread'` and of `sqpoll`.
+  EAGAIN: [
+    'There is no room for another thread, which this ring needs.',
+    'See `ulimit -u`, and pids.max of the control group; end some.',
+  ],
   EINVAL: [
     'The kernel does not know what was asked of the ring: it is too old, or an option is wrong.',
     'Linux 5.10 or later is needed (`uname -r`); try it without options.',

@@ -115,10 +115,11 @@ export function vectored(what: Vectored): Promise<number> {
   return operations.outside(file, opcode, (check, whole) => {
     // A copy: the list is the caller's. Not all of it is with the engine at once.
     const list = [...buffers]
+    const lengths = list.map(({ byteLength }) => byteLength)
     whole.buffers = list
     const begin = () =>
       vectors === undefined
-        ? copied(what, list, check, whole)
+        ? copied(what, list, lengths, check, whole)
         : inPlace(what, vectors, check, whole)
     const turn = operations.waiting.turnOf(whole, opcode, limits)
     return turn === undefined ? begin() : turn.then(begin)
@@ -126,8 +127,9 @@ export function vectored(what: Vectored): Promise<number> {
 }
 
 /** Whether a read that was not cut off by its end goes on, as `readAt` does. */
-async function goesOn({ file, opcode, limits }: Vectored, check: () => void): Promise<boolean> {
-  if (file.fills === undefined) await file.learn(opcode, limits)
+async function goesOn({ file, opcode }: Vectored, check: () => void): Promise<boolean> {
+  // What was read counts, whoever gives up meanwhile.
+  if (file.fills === undefined) await file.learn(opcode, undefined)
   // A question that was cancelled has no answer.
   if (file.fills === undefined) check()
   return file.fills === true
@@ -190,17 +192,20 @@ function withWritten<E extends Error>(opcode: number, error: E, done: number): E
   return opcode === OP_WRITEV ? Object.assign(error, { bytesWritten: done }) : error
 }
 
-/** Through one buffer: gathered before it is written, scattered when it was read. */
+/**
+ * Through one buffer: gathered before it is written, scattered when it was read. `lengths` are those that the
+ * buffers had at the call.
+ */
 async function copied(
   what: Vectored,
   buffers: readonly ArrayBufferView[],
+  lengths: readonly number[],
   check: () => void,
   partOf: Operation,
 ): Promise<number> {
   const { file, opcode, length, position, limits, flags } = what
   const { transfers } = file.operations
   const reads = opcode === OP_READV
-  const lengths = buffers.map(({ byteLength }) => byteLength)
   const one = reads ? OP_READ : OP_WRITE
   let done = 0
   while (done < length) {
