@@ -10,7 +10,7 @@ import { pattern } from './helpers/random.js'
 import { assertIdle, isPending, ring } from './helpers/ring.js'
 import { fifo, folder, scratch } from './helpers/scratch.js'
 import { needs } from './helpers/skip.js'
-import test from './helpers/test.js'
+import test, { type ExecutionContext } from './helpers/test.js'
 
 const MIB = 1 << 20
 
@@ -246,6 +246,21 @@ function longDrain(queue: Queue, file: File): Promise<unknown> {
   return queue.submit([op.write(file, Buffer.alloc(3 * MIB), 8 * MIB)], { drain: true })
 }
 
+/** Drains that last until they are told to go on. */
+async function heldDrains(t: ExecutionContext, queue: Queue) {
+  const stream = await queue.open(fifo(t), 'r+')
+  const log = await queue.open(scratch(t), 'w')
+  const byte = Buffer.alloc(1)
+  const both = [op.read(stream, byte, 0), op.write(log, byte, 0)]
+  return {
+    // The write is staged when the read is over; so the drain is, too.
+    isStaged: () => queue.submit(both, { link: 'soft', drain: true }),
+    // Nothing is to come of this one: what comes later waits in the engine.
+    isAlone: () => queue.submit([op.read(stream, byte, 0)], { drain: true }),
+    goOn: () => fs.writeSync(stream.fd, 'x'),
+  }
+}
+
 test('a call of many parts that waits for a drain comes before what drains later, with all of them', async (t) => {
   t.timeout(60_000)
   const queue = ring(t)
@@ -299,18 +314,11 @@ test('a call of many parts that waits for a drain comes before what drains later
 test('a call of many parts that waits for a drain ends by its signal, its time and a close, and nothing stands', async (t) => {
   t.timeout(60_000)
   const queue = ring(t)
-  const stream = await queue.open(fifo(t), 'r+')
-  const log = await queue.open(scratch(t), 'w')
+  const { isStaged, isAlone, goOn } = await heldDrains(t, queue)
   const empty = await queue.open(scratch(t, Buffer.of()))
   const at = scratch(t)
   const positions = Float64Array.from({ length: 512 }, (_, index) => index * 4096)
   const data = Buffer.alloc(512 * 4096, 1)
-  const byte = Buffer.alloc(1)
-  const both = [op.read(stream, byte, 0), op.write(log, byte, 0)]
-  // The write is staged when the read is over; so the drain is, too.
-  const isStaged = () => queue.submit(both, { link: 'soft', drain: true })
-  // Nothing is to come of this one: what comes later waits in the engine.
-  const isAlone = () => queue.submit([op.read(stream, byte, 0)], { drain: true })
   type Options = { signal?: AbortSignal; timeoutMs?: number }
   const calls: ((file: File, options?: Options) => Promise<unknown>)[] = [
     (file, options) => file.writeMany(positions, 4096, data, options),
@@ -337,7 +345,7 @@ test('a call of many parts that waits for a drain ends by its signal, its time a
       const waits =
         index < 3 ? t.throwsAsync(call(file), { name: 'AbortError' }, where) : call(file)
       if (index < 3) await Promise.all([waits, file.close({ timeoutMs: 0 })])
-      fs.writeSync(stream.fd, 'x')
+      goOn()
       await Promise.all([drained, last, waits])
       t.is(fs.statSync(at).size, 0, `${where}: none of it was written`)
       await file.close()
@@ -350,24 +358,16 @@ test('a call of many parts that waits for a drain ends by its signal, its time a
 test('memory of a call of many parts that waits, for a drain or to know its file, is not freed', async (t) => {
   t.timeout(60_000)
   const queue = ring(t)
-  const stream = await queue.open(fifo(t), 'r+')
-  const byte = Buffer.alloc(1)
-  const log = await queue.open(scratch(t), 'w')
-  const both = [op.read(stream, byte, 0), op.write(log, byte, 0)]
-  const drains = [
-    () => queue.submit(both, { link: 'soft', drain: true }),
-    () => queue.submit([op.read(stream, byte, 0)], { drain: true }),
-    undefined,
-  ]
+  const { isStaged, isAlone, goOn } = await heldDrains(t, queue)
   const positions = Float64Array.from({ length: 512 }, (_, index) => index * 4096)
-  for (const drain of drains) {
+  for (const drain of [isStaged, isAlone, undefined]) {
     const file = await queue.open(scratch(t), 'w+')
     for (const isKnown of [false, true]) {
       const memory = queue.alloc(512 * 4096).fill(7)
       const drained = drain?.()
       const write = file.writeMany(positions, 4096, memory, { onProgress: () => {} })
       t.throws(() => queue.free(memory), { code: 'ERR_URING_IN_FLIGHT' }, `${drain}, ${isKnown}`)
-      if (drain !== undefined) fs.writeSync(stream.fd, 'x')
+      if (drain !== undefined) goOn()
       t.true((await write).every((count) => count === 4096))
       await drained
       queue.free(memory)
@@ -379,12 +379,9 @@ test('memory of a call of many parts that waits, for a drain or to know its file
 
 test('memory that goes elsewhere while a call waits for a drain is not taken for empty, nor for another’s', async (t) => {
   const queue = ring(t)
-  const stream = await queue.open(fifo(t), 'r+')
-  const log = await queue.open(scratch(t), 'w')
+  const { isStaged, goOn } = await heldDrains(t, queue)
   const at = scratch(t, Buffer.alloc(8192, 'z'))
   const file = await queue.open(at, 'r+')
-  const byte = Buffer.alloc(1)
-  const both = [op.read(stream, byte, 0), op.write(log, byte, 0)]
   const bytes = () => new Uint8Array(4096).fill(7)
   const move = ({ buffer }: Uint8Array) =>
     structuredClone(buffer, { transfer: [buffer as ArrayBuffer] })
@@ -393,14 +390,14 @@ test('memory that goes elsewhere while a call waits for a drain is not taken for
     const two = [bytes(), bytes()] as const
     const others = [bytes(), bytes()] as const
     const one = bytes()
-    const drained = queue.submit(both, { link: 'soft', drain: true })
+    const drained = isStaged()
     const ends = [
       file.writevAt(two, 0),
       file.readvAt(others, 0),
       file.writeMany(positions, 2048, one),
     ]
     for (const view of [two[gone], others[gone], one]) move(view as Uint8Array)
-    fs.writeSync(stream.fd, 'x')
+    goOn()
     for (const end of ends)
       await t.throwsAsync(end, { code: 'ERR_URING_BUFFER_DETACHED' }, `${gone}`)
     await drained

@@ -15,8 +15,8 @@ const BATCH_MAX = 4096
 /** What no queue can do without. Linux 5.6 has all of it. */
 const NEEDED = ['nop', 'read', 'write', 'fsync', 'openat', 'close', 'statx', 'timeout']
 /**
- * The process or the system has no descriptor left just now, or no room for a thread. That passes, and says nothing about
- * io_uring: a queue that fell back because of it would be slow for as long as it lives.
+ * The process or the system has no descriptor left just now, or no room for a thread. That passes, and
+ * says nothing about io_uring: a queue that fell back because of it would be slow for as long as it lives.
  */
 const PASSING = new Set(['EMFILE', 'ENFILE', 'EAGAIN'])
 
